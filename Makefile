@@ -1,0 +1,59 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+PROTOS := $(wildcard proto/cacheservice/v1/*.proto)
+
+.PHONY: help run test slow lint types arch unit proto clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/run ## Start a three-node cluster on this machine (Ctrl-C stops it)
+	@$(BIN)/cacheservice cluster --nodes 3
+
+test: lint types arch unit ## Check style, types, contracts and architecture, and run the test suite
+
+slow: .venv/dev .venv-proto/done .tools/done ## Run the tests that take longer
+	$(BIN)/pytest -m slow
+
+unit: .venv/dev .venv-proto/done .tools/done ## Run the test suite alone
+	$(BIN)/pytest -m "not slow"
+
+lint: .venv/dev ## Check style and the proto files
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/buf lint
+
+types: .venv/dev ## Check types
+	$(BIN)/mypy
+
+arch: .venv/dev ## Check which part imports which
+	$(BIN)/lint-imports
+
+breaking: .venv/dev ## Check that the proto files stay compatible with those committed on main
+	$(BIN)/buf breaking --against '.git#branch=main'
+
+proto: .venv-proto/done ## Generate the stubs in cacheservice/v1 from proto/
+	.venv-proto/bin/python tests/generate_stubs.py cacheservice/v1
+
+clean: ## Remove what these targets have made
+	rm -rf .venv .venv-proto .tools .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+.venv/made:
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/run: .venv/made pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/dev: .venv/run pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# The stubs are made with the oldest protobuf that the project supports, which no newer tool can share
+# an environment with.
+.venv-proto/done: tests/stub_tools.txt
+	$(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/pip install --quiet --disable-pip-version-check --requirement tests/stub_tools.txt
+	@touch $@

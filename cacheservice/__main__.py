@@ -1,0 +1,5 @@
+"""`python -m cacheservice` is the command `cacheservice`."""
+
+from cacheservice.cli.main import main
+
+main()

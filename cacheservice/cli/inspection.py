@@ -1,0 +1,154 @@
+"""members, ring, stats: look at a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import grpc
+import typer
+
+from cacheservice.cli.output import (
+    DEFAULT_TARGET,
+    Json,
+    Target,
+    fail,
+    print_json,
+    print_table,
+    run,
+    split_targets,
+)
+from cacheservice.client import Client
+from cacheservice.ring import Ring, RingMember
+from cacheservice.v1 import admin_pb2
+from cacheservice.v1.cluster_pb2 import MemberState, Topology
+from cacheservice.wire import from_rpc_error
+
+_STATE_PREFIX = "MEMBER_STATE_"
+_OUTSIDE_RING = {"left", "dead"}
+_STATS_TIMEOUT_SECONDS = 2.0
+
+
+def members(target: Target = DEFAULT_TARGET, json: Json = False) -> None:
+    """List the members of the cluster, as one node sees them."""
+    topology = run(_topology(target))
+    found = [
+        {
+            "node_id": member.node_id,
+            "address": member.address,
+            "state": _state(member.state),
+            "zone": member.zone,
+            "weight": member.weight,
+            "version": member.version,
+            "incarnation": member.incarnation,
+        }
+        for member in topology.members
+    ]
+    if json:
+        print_json(
+            {
+                "cluster_id": topology.cluster_id,
+                "ring_epoch": f"{topology.ring_epoch:016x}",
+                "seen_by": topology.node_id,
+                "members": found,
+            }
+        )
+    else:
+        columns = ("node_id", "address", "state", "zone", "weight", "version")
+        print_table(columns, [[member[column] for column in columns] for member in found])
+
+
+def ring(
+    key: Annotated[str | None, typer.Option("--key", help="Show which nodes hold this key.")] = None,
+    target: Target = DEFAULT_TARGET,
+    json: Json = False,
+) -> None:
+    """Show how much of the ring each node owns, and which nodes hold a key."""
+    topology = run(_topology(target))
+    in_ring = [m for m in topology.members if _state(m.state) not in _OUTSIDE_RING]
+    whole = Ring(
+        [RingMember(member.node_id, member.zone, member.weight) for member in in_ring],
+        topology.virtual_nodes,
+    )
+    shares = whole.shares()
+    owners = whole.owners(key, topology.replication_factor) if key else ()
+    if json:
+        print_json(
+            {
+                "ring_epoch": f"{topology.ring_epoch:016x}",
+                "virtual_nodes": topology.virtual_nodes,
+                "replication_factor": topology.replication_factor,
+                "nodes": [{"node_id": node_id, "share": share} for node_id, share in shares.items()],
+                **({"key": key, "owners": list(owners)} if key else {}),
+            }
+        )
+        return
+    print(f"ring {topology.ring_epoch:016x}, each entry on {topology.replication_factor} nodes")
+    print_table(("node_id", "share"), [(node_id, f"{share:.1%}") for node_id, share in shares.items()])
+    if key:
+        print(f"{key}: owner {owners[0]}, replicas {', '.join(owners[1:]) or 'none'}")
+
+
+def stats(target: Target = DEFAULT_TARGET, json: Json = False) -> None:
+    """Show the figures of every node that answers."""
+    found, silent = run(_stats(target))
+    nodes = [
+        {
+            field.name: getattr(answer, field.name)
+            for field in admin_pb2.StatsResponse.DESCRIPTOR.fields
+            if field.name != "ring_epoch"
+        }
+        for answer in found
+    ]
+    hits, misses = sum(answer.hits for answer in found), sum(answer.misses for answer in found)
+    hit_ratio = hits / (hits + misses) if hits + misses else None
+    if json:
+        print_json({"nodes": nodes, "hit_ratio": hit_ratio, "silent": silent})
+        return
+    names = [name for name in (nodes[0] if nodes else ()) if name != "node_id"]
+    rows = [[name, *(_rounded(node[name]) for node in nodes)] for name in names]
+    print_table(("", *(node["node_id"] for node in nodes)), rows)
+    print(f"hit ratio of the stores: {'-' if hit_ratio is None else f'{hit_ratio:.2%}'}")
+    for node_id, why in silent.items():
+        print(f"{node_id} gave no answer: {why}")
+
+
+async def _topology(target: str) -> Topology:
+    async with Client(split_targets(target)) as client:
+        return await client.nodes.topology()
+
+
+async def _stats(target: str) -> tuple[list[admin_pb2.StatsResponse], dict[str, str]]:
+    """The figures by node, and the nodes that gave none, with the reason."""
+    async with Client(split_targets(target)) as client:
+        topology = await client.nodes.topology()
+        asked = [member for member in topology.members if _state(member.state) not in _OUTSIDE_RING]
+        answers = await asyncio.gather(
+            *(
+                client.nodes.at(member.address).admin.Stats(
+                    admin_pb2.StatsRequest(), timeout=_STATS_TIMEOUT_SECONDS
+                )
+                for member in asked
+            ),
+            return_exceptions=True,
+        )
+    found: list[admin_pb2.StatsResponse] = []
+    silent: dict[str, str] = {}
+    for member, answer in zip(asked, answers, strict=True):
+        if isinstance(answer, admin_pb2.StatsResponse):
+            found.append(answer)
+        elif isinstance(answer, grpc.aio.AioRpcError):
+            silent[member.node_id] = str(from_rpc_error(answer))
+        else:
+            raise answer
+    if not found:
+        fail("no member answered: " + "; ".join(silent.values()))
+    return found, silent
+
+
+def _state(state: int) -> str:
+    return MemberState.Name(state).removeprefix(_STATE_PREFIX).lower()  # type: ignore[arg-type]
+
+
+def _rounded(value: Any) -> Any:
+    return f"{value:,.1f}" if isinstance(value, float) else value

@@ -1,0 +1,154 @@
+"""The nodes that a client can call, and which of them it calls next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+import grpc
+
+from cacheservice.errors import DeadlineExceeded, OutcomeUnknown, Unavailable
+from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
+from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
+from cacheservice.v1.cluster_pb2 import (
+    MEMBER_STATE_ALIVE,
+    DescribeRequest,
+    Topology,
+)
+from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub
+from cacheservice.wire import from_rpc_error
+
+MAX_MESSAGE_BYTES = 1024 * 1024 * 1024
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+_SET_ASIDE_SECONDS = 1.0
+_REFRESH_SECONDS = 5.0
+
+Response = TypeVar("Response")
+
+
+class NodeStubs:
+    """The stubs of one node's services."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self.cache = CacheServiceStub(self._channel)
+        self.cluster = ClusterServiceStub(self._channel)
+        self.admin = AdminServiceStub(self._channel)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class Nodes:
+    """Calls any node that answers, in turn; starts from `targets` and learns the others from them.
+
+    A node that gives no answer is left out for a second. Safe for one event loop.
+    """
+
+    def __init__(self, targets: Sequence[str], timeout: float) -> None:
+        if not targets:
+            raise ValueError("a client needs the address of at least one node")
+        self._targets = tuple(targets)
+        self._timeout = timeout
+        self._stubs: dict[str, NodeStubs] = {}
+        self._order = list(targets)
+        self._aside_until: dict[str, float] = {}
+        self._turn = 0
+        self._refreshing: asyncio.Task[None] | None = None
+        self._refresh_at = 0.0
+
+    async def call(
+        self,
+        rpc: Callable[[NodeStubs, float], Awaitable[Response]],
+        *,
+        repeatable: bool,
+        timeout: float | None = None,
+    ) -> Response:
+        """The response of `rpc`, given a node's stubs and a timeout in seconds, from any node.
+
+        Raises the errors of cacheservice.errors. A call that is not `repeatable` is made again only when
+        it was certainly not done; else OutcomeUnknown says that it may have been.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self._timeout if timeout is None else timeout)
+        self._refresh_if_due(loop.time())
+        untried = self._in_turn(loop.time())
+        while True:
+            address = untried.pop(0)
+            left = deadline - loop.time()
+            try:
+                return await rpc(self._node(address), left / 2 if untried and repeatable else left)
+            except grpc.aio.AioRpcError as failure:
+                error = from_rpc_error(failure)
+            no_answer = type(error) in (Unavailable, DeadlineExceeded)
+            if no_answer:
+                self._aside_until[address] = loop.time() + _SET_ASIDE_SECONDS
+                self._refresh_at = 0.0
+            if no_answer and not repeatable:
+                raise OutcomeUnknown(f"{address} gave no answer: {error.message}") from error
+            may_go_on = isinstance(error, Unavailable | DeadlineExceeded) and loop.time() < deadline
+            if not may_go_on or not untried or isinstance(error, OutcomeUnknown):
+                raise error
+
+    async def topology(self) -> Topology:
+        """The cluster as some node sees it."""
+        response = await self.call(
+            lambda node, timeout: node.cluster.Describe(DescribeRequest(), timeout=timeout), repeatable=True
+        )
+        return response.topology
+
+    def at(self, address: str) -> NodeStubs:
+        """The stubs of the node at `address`."""
+        return self._node(address)
+
+    async def close(self) -> None:
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._refreshing
+        await asyncio.gather(*(node.close() for node in self._stubs.values()))
+        self._stubs.clear()
+
+    def _in_turn(self, now: float) -> list[str]:
+        """All addresses, beginning with the next in turn; those set aside last."""
+        self._turn = (self._turn + 1) % len(self._order)
+        rotated = self._order[self._turn :] + self._order[: self._turn]
+        return sorted(rotated, key=lambda address: self._aside_until.get(address, 0.0) > now)
+
+    def _node(self, address: str) -> NodeStubs:
+        node = self._stubs.get(address)
+        if node is None:
+            node = self._stubs[address] = NodeStubs(address)
+        return node
+
+    def _refresh_if_due(self, now: float) -> None:
+        if now >= self._refresh_at and (self._refreshing is None or self._refreshing.done()):
+            self._refresh_at = now + _REFRESH_SECONDS
+            self._refreshing = asyncio.create_task(self._refresh())
+
+    async def _refresh(self) -> None:
+        """Learns the members from the first node that tells them, and closes channels to others."""
+        for address in self._in_turn(asyncio.get_running_loop().time()):
+            try:
+                response = await self._node(address).cluster.Describe(
+                    DescribeRequest(), timeout=self._timeout
+                )
+            except grpc.aio.AioRpcError:
+                continue
+            alive = [m.address for m in response.topology.members if m.state == MEMBER_STATE_ALIVE]
+            self._order = list(dict.fromkeys([*alive, *(self._targets if not alive else ())]))
+            wanted = {*self._order, *self._targets}
+            self._aside_until = {a: until for a, until in self._aside_until.items() if a in wanted}
+            for gone in [stub for stub in self._stubs if stub not in wanted]:
+                await self._stubs.pop(gone).close()
+            return

@@ -1,0 +1,54 @@
+"""What the client answers. A miss, or a condition that did not hold, is a result and not an exception."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Outcome(Enum):
+    """What a read found."""
+
+    HIT = "hit"
+    MISS = "miss"
+    STALE = "stale"
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """One read with everything that is known of the entry. Durations in seconds."""
+
+    outcome: Outcome
+    value: bytes | None
+    """None on a MISS alone."""
+    version: int
+    ttl: float
+    """Until it expires; 0 when it never does."""
+    age: float
+    """Since its value was written."""
+    served_by: str
+    """The node that answered from its store."""
+    hops: int
+    """How many nodes passed the request on."""
+
+    @property
+    def found(self) -> bool:
+        return self.outcome is not Outcome.MISS
+
+    @property
+    def stale(self) -> bool:
+        return self.outcome is Outcome.STALE
+
+
+@dataclass(frozen=True, slots=True)
+class SetResult:
+    """What became of a write; true when it was stored."""
+
+    stored: bool
+    version: int
+    """The new version, or that of the entry which is there instead (0: there is none)."""
+    replicas: int
+    """How many nodes held the entry when the answer came, its owner among them."""
+
+    def __bool__(self) -> bool:
+        return self.stored

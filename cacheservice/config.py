@@ -1,0 +1,201 @@
+"""The settings of a node: units, defaults, bounds.
+
+They come from flags, then from environment variables CACHESERVICE_*, then from a TOML file, then from the
+defaults here. The README's table is generated from this module.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    FilePath,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+ENV_PREFIX = "CACHESERVICE_"
+
+KiB = 1024
+MiB = 1024 * KiB
+MAX_TTL_SECONDS = 315_360_000.0
+"""Ten years: the longest time to live."""
+ENTRY_SLACK = 64 * KiB
+"""What key, tags and framing may add to a value in one message."""
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of "host:port" or "[v6]:port"; ValueError when it is neither."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ValueError(f"{address!r} is not HOST:PORT")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"{address!r} has an IPv6 address without [brackets]")
+    return host.strip("[]"), int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """The inverse of split_address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_address(address: str) -> str:
+    split_address(address)
+    return address
+
+
+def _split_list(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part for part in re.split(r"[,\s]+", value) if part)
+    return value
+
+
+Address = Annotated[str, AfterValidator(_is_address)]
+Seconds = Annotated[float, Field(ge=0, le=MAX_TTL_SECONDS, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]+$")]
+
+
+class NamespaceSettings(BaseModel):
+    """What holds for the keys of one namespace (what stands before the first ":" of a key)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default_ttl_seconds: Seconds = 0
+    """Time to live of entries written without one; 0 for no expiry."""
+    max_ttl_seconds: Seconds = 0
+    """Longest time to live; longer ones, and none at all, are cut to it. 0 for no bound."""
+
+
+class Settings(BaseSettings):
+    """One node's settings, checked and frozen."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        nested_model_default_partial_update=False,
+    )
+
+    node_id: Name = "n1"
+    """The node's identity on the ring: stable over restarts, distinct in the cluster. In Kubernetes the
+    pod's name."""
+    cluster_id: Name = "cacheservice"
+    """Nodes of another cluster are refused, whatever their address."""
+    listen: Address = "127.0.0.1:7700"
+    """HOST:PORT to serve on; port 0 takes a free one."""
+    advertise: Address | None = None
+    """HOST:PORT at which the others reach this node. Needed when listening on all interfaces; else the
+    same as listen."""
+    seeds: Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_split_list)] = ()
+    """HOST:PORT of some members, or a DNS name with all their addresses, separated by commas. Tried for
+    ever; the node's own address may be among them."""
+    zone: Annotated[str, Field(max_length=253)] = ""
+    """The node's failure domain: replicas prefer another one."""
+    weight: Annotated[int, Field(ge=1, le=100)] = 1
+    """The node's share of the keys, relative to the others."""
+    max_memory: Annotated[ByteSize, Field(ge=1 * MiB)] = ByteSize(256 * MiB)
+    """What the entries may occupy, keys and overhead included, for instance 256MiB. The process itself
+    needs some 60 MiB more."""
+    policy: Literal["lru", "lfu", "fifo"] = "lru"
+    """What is evicted when memory is full."""
+    replication_factor: Annotated[int, Field(ge=1, le=5)] = 2
+    """How many nodes hold each entry. The same on all nodes."""
+    vnodes: Annotated[int, Field(ge=1, le=4096)] = 256
+    """Points on the ring for each unit of weight. The same on all nodes."""
+    max_value_bytes: Annotated[ByteSize, Field(ge=1, le=256 * MiB)] = ByteSize(8 * MiB)
+    """Longer values are refused."""
+    max_message_bytes: Annotated[ByteSize, Field(ge=64 * KiB, le=1024 * MiB)] = ByteSize(32 * MiB)
+    """Longer requests are refused, and batch answers cut: bounds what one call can hold in memory."""
+    max_in_flight: Annotated[int, Field(ge=1, le=100_000)] = 2_000
+    """Client requests at work at a time; more are refused with RESOURCE_EXHAUSTED."""
+    default_timeout_seconds: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 5.0
+    """The deadline of client requests that come without one."""
+    forward_timeout_seconds: Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)] = 1.0
+    """How long another node may take to answer for a key before the next one is asked."""
+    replication_timeout_seconds: Annotated[float, Field(gt=0, le=60, allow_inf_nan=False)] = 0.5
+    """How long a write waits for its replicas."""
+    join_timeout_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 5.0
+    """How long a node with seeds waits for one of them before it is ready to serve on its own."""
+    drain_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 5.0
+    """How long a node that was told to stop goes on with requests under way."""
+    default_ttl_seconds: Seconds = 0
+    """Time to live of entries written without one, in namespaces without settings; 0 for no expiry."""
+    max_ttl_seconds: Seconds = 0
+    """Longest time to live in namespaces without settings; longer ones, and none at all, are cut to it.
+    0 for no bound."""
+    namespaces: dict[str, NamespaceSettings] = {}
+    """Settings for each namespace, in the TOML file as [namespaces.NAME]; in the environment as JSON."""
+    config: FilePath | None = None
+    """A TOML file with settings, by the names of this table in lower case, without the prefix."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged, to stderr."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        host, _ = split_address(self.listen)
+        if self.advertise is None and _is_wildcard(host):
+            raise ValueError(
+                f"advertise must be given when listen is {self.listen}, which is no address to call"
+            )
+        if self.max_value_bytes + ENTRY_SLACK > self.max_message_bytes:
+            raise ValueError(
+                f"max_message_bytes ({self.max_message_bytes}) must be at least max_value_bytes "
+                f"({self.max_value_bytes}) + {ENTRY_SLACK}"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = init_settings().get("config") or env_settings().get("config")
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file))
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def flag_of(name: str) -> str:
+    """The command line's flag for the setting."""
+    return f"--{name.replace('_', '-')}"
+
+
+def meaning_of(name: str) -> str:
+    """The setting's description, on one line."""
+    return " ".join((Settings.model_fields[name].description or "").split())
+
+
+def as_markdown() -> str:
+    """The settings as the table of the README."""
+    rows = ["| flag, variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        flag = "" if name == "namespaces" else f"`{flag_of(name)}`, "
+        default = field.default.human_readable() if isinstance(field.default, ByteSize) else field.default
+        shown = "" if default in (None, "", (), {}) else default
+        rows.append(f"| {flag}`{ENV_PREFIX}{name.upper()}` | {shown} | {meaning_of(name)} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,117 @@
+"""Every error that cacheservice raises on purpose, on the server and in the client.
+
+    CacheServiceError
+    ├── InvalidArgument         a field is outside its bounds
+    ├── FailedPrecondition
+    │   ├── NotACounter         Increment of a value that is no decimal int64
+    │   ├── CounterOverflow     Increment beyond int64
+    │   ├── ClusterIdMismatch   the caller means another cluster
+    │   └── NodeIdMismatch      the caller means another node
+    ├── ResourceExhausted
+    │   ├── Overloaded          too many requests in flight; try again after retry_after_ms
+    │   └── EntryTooLarge       the store could never hold the entry
+    ├── Unavailable
+    │   ├── NoOwnerReachable    no node that may answer for the key could be reached
+    │   ├── WrongOwner          the nodes' rings differ and the hop limit is used up
+    │   ├── TooFewReplicas      fewer nodes than min_replicas hold the entry
+    │   ├── OutcomeUnknown      the owner went away while it may have been at work
+    │   └── Draining            the node is about to stop
+    ├── DeadlineExceeded        the caller's time is up
+    ├── Unimplemented           part of the contract that this version does not serve
+    └── InternalError           a defect; the node's log has the details
+
+A cache miss or a failed condition is a result, never an error. The wire maps each class to a gRPC
+status by its `reason` and back, so an error keeps its class across nodes and in the client.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CacheServiceError(Exception):
+    """The root. `metadata` names what was wrong: field, bound, retry_after_ms and the like."""
+
+    reason: ClassVar[str] = ""
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = metadata
+
+
+class InvalidArgument(CacheServiceError):
+    reason = "INVALID_ARGUMENT"
+
+    @classmethod
+    def of(cls, field: str, bound: str, got: str) -> InvalidArgument:
+        """The error for `field`, which must be `bound` but is `got`."""
+        return cls(f"{field} must be {bound}, got {got}", field=field, bound=bound)
+
+
+class FailedPrecondition(CacheServiceError):
+    reason = "FAILED_PRECONDITION"
+
+
+class NotACounter(FailedPrecondition):
+    reason = "NOT_A_COUNTER"
+
+
+class CounterOverflow(FailedPrecondition):
+    reason = "COUNTER_OVERFLOW"
+
+
+class ClusterIdMismatch(FailedPrecondition):
+    reason = "CLUSTER_ID_MISMATCH"
+
+
+class NodeIdMismatch(FailedPrecondition):
+    reason = "NODE_ID_MISMATCH"
+
+
+class ResourceExhausted(CacheServiceError):
+    reason = "RESOURCE_EXHAUSTED"
+
+
+class Overloaded(ResourceExhausted):
+    reason = "OVERLOADED"
+
+
+class EntryTooLarge(ResourceExhausted):
+    reason = "ENTRY_TOO_LARGE"
+
+
+class Unavailable(CacheServiceError):
+    reason = "UNAVAILABLE"
+
+
+class NoOwnerReachable(Unavailable):
+    reason = "NO_OWNER_REACHABLE"
+
+
+class WrongOwner(Unavailable):
+    reason = "WRONG_OWNER"
+
+
+class TooFewReplicas(Unavailable):
+    reason = "TOO_FEW_REPLICAS"
+
+
+class OutcomeUnknown(Unavailable):
+    reason = "OUTCOME_UNKNOWN"
+
+
+class Draining(Unavailable):
+    reason = "DRAINING"
+
+
+class DeadlineExceeded(CacheServiceError):
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Unimplemented(CacheServiceError):
+    reason = "UNIMPLEMENTED"
+
+
+class InternalError(CacheServiceError):
+    reason = "INTERNAL"

@@ -1,0 +1,7 @@
+"""Gossip membership without I/O: (event, now) -> outputs."""
+
+from cacheservice.membership.config import MembershipConfig
+from cacheservice.membership.core import Membership
+from cacheservice.membership.member import Member, State
+
+__all__ = ["Member", "Membership", "MembershipConfig", "State"]

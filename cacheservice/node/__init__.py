@@ -1,0 +1,1 @@
+"""A node's logic, without network and without time of its own."""

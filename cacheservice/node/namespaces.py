@@ -1,0 +1,35 @@
+"""The central policy on time to live: one rule for each namespace, whoever writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class NamespacePolicy:
+    """What holds for the keys of a namespace. 0 means none."""
+
+    default_ttl_ms: int = 0
+    """The time to live of an entry that is written without one."""
+    max_ttl_ms: int = 0
+    """The longest time to live; longer ones, and none at all, are cut to it."""
+
+    def ttl_ms(self, asked_ms: int) -> int:
+        """The time to live of an entry that asks for `asked_ms` (0: for none)."""
+        ttl_ms = asked_ms or self.default_ttl_ms
+        if self.max_ttl_ms and not 0 < ttl_ms <= self.max_ttl_ms:
+            return self.max_ttl_ms
+        return ttl_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Namespaces:
+    """The policies by namespace, and the one of all the others."""
+
+    default: NamespacePolicy = NamespacePolicy()
+    by_name: Mapping[str, NamespacePolicy] = field(default_factory=dict)
+
+    def of(self, key: str) -> NamespacePolicy:
+        """The policy of the namespace that stands before the first ":" of `key`."""
+        return self.by_name.get(key.partition(":")[0], self.default) if self.by_name else self.default

@@ -1,0 +1,203 @@
+"""What a node does with the keys that it holds: conditions, versions, time to live, tombstones."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from cachetools import TTLCache
+
+from cacheservice.clock import Clock, HybridLogicalClock
+from cacheservice.errors import CounterOverflow, EntryTooLarge, NotACounter
+from cacheservice.node.namespaces import Namespaces
+from cacheservice.node.operations import (
+    Change,
+    Delete,
+    DeleteOutcome,
+    DeleteResult,
+    Get,
+    GetOutcome,
+    GetResult,
+    Increment,
+    IncrementResult,
+    Operation,
+    Result,
+    Set,
+    SetResult,
+    Touch,
+    TouchResult,
+)
+from cacheservice.store import Entry, Store
+
+TOMBSTONE_MS = 60_000
+MAX_TOMBSTONES = 100_000
+
+_COUNTER = re.compile(rb"-?[0-9]{1,19}")
+_INT64 = range(-(2**63), 2**63)
+
+
+class Shard:
+    """This node's part of the cache: each operation in one step, without waiting for anybody.
+
+    A tombstone keeps the version of a removed entry for a minute, so that an older copy that arrives late
+    does not bring it back; of more than MAX_TOMBSTONES the oldest go.
+    """
+
+    def __init__(self, node_id: str, store: Store, clock: Clock, namespaces: Namespaces) -> None:
+        self.store = store
+        self._node_id = node_id
+        self._clock = clock
+        self._versions = HybridLogicalClock(clock)
+        self._namespaces = namespaces
+        self._tombstones: TTLCache[str, int] = TTLCache(MAX_TOMBSTONES, TOMBSTONE_MS, timer=clock.now_ms)
+
+    @property
+    def tombstones(self) -> int:
+        return len(self._tombstones)
+
+    def get(self, operation: Get) -> GetResult:
+        now = self._clock.now_ms()
+        entry = self.store.get(operation.key, now)
+        if entry is None:
+            return GetResult(GetOutcome.MISS, served_by=self._node_id)
+        fresh = entry.is_fresh(now)
+        return GetResult(
+            GetOutcome.HIT if fresh else GetOutcome.STALE,
+            b"" if entry.version == operation.known_version else entry.value,
+            entry.version,
+            entry.expires - now if fresh and entry.expires else 0,
+            now - entry.created,
+            self._node_id,
+        )
+
+    def apply(self, operation: Operation) -> tuple[Result, Change | None]:
+        """Does the operation here, as the owner; the change, if any, is for the replicas.
+
+        Raises EntryTooLarge, NotACounter or CounterOverflow, and then has changed nothing.
+        """
+        match operation:
+            case Get():
+                return self.get(operation), None
+            case Set():
+                return self._set(operation)
+            case Delete():
+                return self._delete(operation)
+            case Touch():
+                return self._touch(operation)
+            case Increment():
+                return self._increment(operation)
+
+    def merge(self, change: Change) -> bool:
+        """Takes over a change made elsewhere, unless what is here is newer; False when it does not fit.
+
+        The outcome does not depend on the order in which changes come: the higher version wins, of equal
+        ones a removal, then the larger value.
+        """
+        self._versions.observe(change.version)
+        current = self.store.peek(change.key, self._clock.now_ms())
+        removed_at = self._tombstones.get(change.key, 0)
+        if removed_at >= change.version:
+            return True
+        if current is not None and not _wins(change, current):
+            return True
+        if change.entry is None:
+            self.store.delete(change.key)
+            self._tombstones[change.key] = change.version
+            return True
+        try:
+            self._put(change.key, change.entry)
+        except EntryTooLarge:
+            # The older copy must not be served once the newer one is acknowledged elsewhere.
+            self.store.delete(change.key)
+            return False
+        return True
+
+    def _set(self, operation: Set) -> tuple[SetResult, Change | None]:
+        now = self._clock.now_ms()
+        current = self.store.peek(operation.key, now)
+        if (
+            (operation.if_absent and current is not None)
+            or (operation.if_present and current is None)
+            or (operation.if_version and (current is None or current.version != operation.if_version))
+        ):
+            return SetResult(False, current.version if current else 0), None
+        entry = Entry(
+            operation.value,
+            self._next_version(operation.key, current),
+            created=now,
+            expires=self._expires(operation.key, operation.ttl_ms, now),
+            stale_ms=operation.stale_ms,
+            load_ms=operation.load_ms,
+            tags=operation.tags,
+        )
+        self._put(operation.key, entry)
+        return SetResult(True, entry.version), Change(operation.key, entry.version, entry)
+
+    def _delete(self, operation: Delete) -> tuple[DeleteResult, Change | None]:
+        current = self.store.peek(operation.key, self._clock.now_ms())
+        if operation.if_version:
+            if current is None:
+                return DeleteResult(DeleteOutcome.NOT_FOUND, 0), None
+            if current.version != operation.if_version:
+                return DeleteResult(DeleteOutcome.CONFLICT, current.version), None
+        version = self._next_version(operation.key, current)
+        self.store.delete(operation.key)
+        self._tombstones[operation.key] = version
+        outcome = DeleteOutcome.NOT_FOUND if current is None else DeleteOutcome.DELETED
+        return DeleteResult(outcome, version), Change(operation.key, version, None)
+
+    def _touch(self, operation: Touch) -> tuple[TouchResult, Change | None]:
+        now = self._clock.now_ms()
+        current = self._fresh(operation.key, now)
+        if current is None:
+            return TouchResult(False), None
+        entry = replace(
+            current,
+            version=self._next_version(operation.key, current),
+            expires=self._expires(operation.key, operation.ttl_ms, now),
+        )
+        self._put(operation.key, entry)
+        return TouchResult(True, entry.version), Change(operation.key, entry.version, entry)
+
+    def _increment(self, operation: Increment) -> tuple[IncrementResult, Change | None]:
+        now = self._clock.now_ms()
+        current = self._fresh(operation.key, now)
+        total = (operation.initial if current is None else _counter(operation.key, current)) + operation.delta
+        if total not in _INT64:
+            raise CounterOverflow(f"{operation.key}: {total} is beyond the range of int64")
+        entry = Entry(
+            str(total).encode(),
+            self._next_version(operation.key, current),
+            created=now,
+            expires=current.expires if current else self._expires(operation.key, operation.ttl_ms, now),
+            tags=current.tags if current else (),
+        )
+        self._put(operation.key, entry)
+        return IncrementResult(total, entry.version), Change(operation.key, entry.version, entry)
+
+    def _fresh(self, key: str, now: int) -> Entry | None:
+        entry = self.store.peek(key, now)
+        return entry if entry is not None and entry.is_fresh(now) else None
+
+    def _put(self, key: str, entry: Entry) -> None:
+        self.store.set(key, entry)
+        self._tombstones.pop(key, None)
+
+    def _next_version(self, key: str, current: Entry | None) -> int:
+        return self._versions.next(after=current.version if current else self._tombstones.get(key, 0))
+
+    def _expires(self, key: str, ttl_ms: int, now: int) -> int:
+        ttl_ms = self._namespaces.of(key).ttl_ms(ttl_ms)
+        return now + ttl_ms if ttl_ms else 0
+
+
+def _wins(change: Change, current: Entry) -> bool:
+    if change.version != current.version:
+        return change.version > current.version
+    return change.entry is None or change.entry.value > current.value
+
+
+def _counter(key: str, entry: Entry) -> int:
+    if not _COUNTER.fullmatch(entry.value) or int(entry.value) not in _INT64:
+        raise NotACounter(f"the value of {key} is no decimal int64")
+    return int(entry.value)

@@ -1,0 +1,110 @@
+"""Which nodes hold a key: consistent hashing with virtual nodes.
+
+Karger et al., "Consistent Hashing and Random Trees", STOC 1997. The ring is computed from the members
+alone, so every node and every client that knows the same members computes the same ring. Token j of a
+node is xxh3_64 of "{node_id}#{j}"; a key's place is xxh3_64 of its hash tag or else of the whole key.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain, islice
+
+from xxhash import xxh3_64_intdigest
+
+DEFAULT_VIRTUAL_NODES = 256
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RingMember:
+    """A node's part in the ring. `weight` (1 to 100) multiplies its virtual nodes."""
+
+    node_id: str
+    zone: str = ""
+    weight: int = 1
+
+
+class Ring:
+    """An immutable ring over `members`, whose node ids are distinct.
+
+    `epoch` is a uint64 hash of the members and of `virtual_nodes`; 0 for the empty ring alone.
+    """
+
+    def __init__(self, members: Iterable[RingMember], virtual_nodes: int = DEFAULT_VIRTUAL_NODES) -> None:
+        if virtual_nodes < 1:
+            raise ValueError(f"virtual_nodes must be at least 1, got {virtual_nodes}")
+        self.members = tuple(sorted(members))
+        if len({member.node_id for member in self.members}) < len(self.members):
+            raise ValueError("the members' node ids must be distinct")
+        self.virtual_nodes = virtual_nodes
+        self.epoch = _epoch(self.members, virtual_nodes)
+        points = sorted(
+            (xxh3_64_intdigest(f"{member.node_id}#{j}".encode()), index)
+            for index, member in enumerate(self.members)
+            for j in range(member.weight * virtual_nodes)
+        )
+        self._tokens = [token for token, _ in points]
+        self._indices = [index for _, index in points]
+        self._owners: dict[tuple[int, int], tuple[str, ...]] = {}
+
+    def owners(self, key: str, count: int) -> tuple[str, ...]:
+        """The ids of the `count` nodes that hold `key`, its owner first; fewer when there are fewer.
+
+        They are the first distinct nodes clockwise from the key; after the owner, nodes in zones not yet
+        used come before nodes in the others.
+        """
+        if not self._tokens:
+            return ()
+        start = bisect_right(self._tokens, xxh3_64_intdigest(hash_tag(key).encode()))
+        if start == len(self._tokens):
+            start = 0
+        found = self._owners.get((start, count))
+        if found is None:
+            found = self._owners[start, count] = self._walk(start, count)
+        return found
+
+    def _walk(self, start: int, count: int) -> tuple[str, ...]:
+        seen: set[int] = set()
+        chosen: list[int] = []
+        passed_over: list[int] = []
+        zones: set[str] = set()
+        for index in chain(islice(self._indices, start, None), islice(self._indices, start)):
+            if index in seen:
+                continue
+            seen.add(index)
+            zone = self.members[index].zone
+            if zone and zone in zones:
+                passed_over.append(index)
+            else:
+                chosen.append(index)
+                zones.add(zone)
+            if len(chosen) == count or len(seen) == len(self.members):
+                break
+        return tuple(self.members[index].node_id for index in (chosen + passed_over)[:count])
+
+    def shares(self) -> dict[str, float]:
+        """The part of all hash values that each node owns; they add up to 1."""
+        shares = dict.fromkeys((member.node_id for member in self.members), 0.0)
+        previous = self._tokens[-1] - 2**64 if self._tokens else 0
+        for token, index in zip(self._tokens, self._indices, strict=True):
+            shares[self.members[index].node_id] += (token - previous) / 2**64
+            previous = token
+        return shares
+
+
+def hash_tag(key: str) -> str:
+    """The text in the first {...} of `key`, unless that is empty; else the whole key."""
+    opening = key.find("{")
+    if opening == -1:
+        return key
+    closing = key.find("}", opening + 1)
+    return key[opening + 1 : closing] if closing > opening + 1 else key
+
+
+def _epoch(members: tuple[RingMember, ...], virtual_nodes: int) -> int:
+    if not members:
+        return 0
+    described = [f"{len(m.node_id)}:{m.node_id}{len(m.zone)}:{m.zone}{m.weight}" for m in members]
+    return xxh3_64_intdigest(f"{virtual_nodes};{';'.join(described)}".encode()) or 1

@@ -1,0 +1,228 @@
+"""One node, put together from its parts, and its life from the first socket to the last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import socket
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from cacheservice.clock import SystemClock
+from cacheservice.config import ENTRY_SLACK, NamespaceSettings, Settings, join_address, split_address
+from cacheservice.membership import Member, Membership, MembershipConfig, State
+from cacheservice.node.namespaces import NamespacePolicy, Namespaces
+from cacheservice.node.node import Node, NodeConfig
+from cacheservice.node.shard import Shard
+from cacheservice.node.view import View
+from cacheservice.ring import Ring, RingMember
+from cacheservice.server.admin_service import AdminServicer
+from cacheservice.server.cache_service import CacheServicer
+from cacheservice.server.channels import PeerChannels, channel_options
+from cacheservice.server.cluster_service import ClusterServicer
+from cacheservice.server.gossip import Gossip
+from cacheservice.server.guard import InFlight
+from cacheservice.server.peer_service import PeerServicer
+from cacheservice.server.transport import GrpcTransport
+from cacheservice.store import Store
+from cacheservice.v1 import admin_pb2, cache_pb2, cluster_pb2, peer_pb2
+from cacheservice.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
+from cacheservice.v1.cache_pb2_grpc import add_CacheServiceServicer_to_server
+from cacheservice.v1.cluster_pb2_grpc import add_ClusterServiceServicer_to_server
+from cacheservice.v1.peer_pb2_grpc import add_PeerServiceServicer_to_server
+
+_log = logging.getLogger(__name__)
+
+READINESS = "readiness"
+LIVENESS = "liveness"
+
+_EXPIRY_PAUSE_SECONDS = 0.25
+_EXPIRY_SLICE = 500
+"""Entries removed before other work gets its turn: well under 2 ms."""
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+_SERVICES = (
+    cache_pb2.DESCRIPTOR.services_by_name["CacheService"].full_name,
+    cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
+    admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,
+    peer_pb2.DESCRIPTOR.services_by_name["PeerService"].full_name,
+    health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+    reflection.SERVICE_NAME,
+)
+
+
+class NodeServer:
+    """A node and everything that serves it. `start`, then `stop` once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._clock = SystemClock()
+        self._health = HealthServicer()
+        max_message_bytes = settings.max_message_bytes + ENTRY_SLACK
+        self._channels = PeerChannels(max_message_bytes)
+        self._server = grpc.aio.server(
+            options=[*channel_options(max_message_bytes), ("grpc.so_reuseport", 0)],
+        )
+        self._expiry: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Binds, joins the cluster and becomes ready; the address at which the others reach it.
+
+        OSError when the address cannot be bound.
+        """
+        settings = self._settings
+        clock = self._clock
+        address = self._bind()
+        local = Member(
+            settings.node_id,
+            address,
+            zone=settings.zone,
+            weight=settings.weight,
+            version=version("cacheservice"),
+            epoch=clock.wall_ms(),
+        )
+        core = Membership(local, MembershipConfig(settings.cluster_id), random.Random(), clock.now_ms())
+        self._core = core
+        self._transport = GrpcTransport(
+            settings.cluster_id, settings.node_id, self._channels, clock, lambda: self._node.ring_epoch
+        )
+        self._gossip = Gossip(
+            core, settings.cluster_id, settings.seeds, self._channels, clock, self._members_changed
+        )
+        self._ring = Ring([_ring_member(local)], settings.vnodes)
+        store = Store(settings.max_memory, settings.policy, now=clock.now_ms())
+        self._node = Node(
+            _node_config(settings),
+            Shard(settings.node_id, store, clock, _namespaces(settings)),
+            clock,
+            self._transport,
+            View(self._ring),
+            self._gossip.peer_failed,
+        )
+        self._add_servicers()
+        await self._set_health({"": True, LIVENESS: True, READINESS: False})
+        await self._server.start()
+        self._gossip.start()
+        self._expiry = asyncio.create_task(self._collect_expired(store))
+        if settings.seeds and not await self._gossip.joined(settings.join_timeout_seconds):
+            _log.warning("no seed has answered; serving alone until one does")
+        await self._set_health({READINESS: True})
+        return address
+
+    async def stop(self) -> None:
+        """Tells the others, lets requests under way finish within drain_seconds, and closes everything."""
+        await self._set_health({"": False, READINESS: False})
+        await self._gossip.leave(final=False)
+        await self._gossip.leave(final=True)
+        await self._server.stop(self._settings.drain_seconds)
+        if self._expiry is not None:
+            self._expiry.cancel()
+        await self._gossip.stop()
+        await self._channels.close()
+
+    def _bind(self) -> str:
+        listen = self._settings.listen
+        try:
+            port = self._server.add_insecure_port(listen)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {listen}: {_bind_problem(listen) or error}") from None
+        if self._settings.advertise is not None:
+            return self._settings.advertise
+        host, _ = split_address(listen)
+        return join_address(host, port)
+
+    def _add_servicers(self) -> None:
+        settings, node, clock = self._settings, self._node, self._clock
+        in_flight = InFlight(settings.max_in_flight)
+        add_CacheServiceServicer_to_server(CacheServicer(node, settings, in_flight), self._server)
+        add_ClusterServiceServicer_to_server(ClusterServicer(node, self._gossip, settings), self._server)
+        add_AdminServiceServicer_to_server(
+            AdminServicer(settings.node_id, node, in_flight, clock), self._server
+        )
+        add_PeerServiceServicer_to_server(PeerServicer(node, self._gossip, clock, settings), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(_SERVICES, self._server)
+
+    def _members_changed(self) -> None:
+        """Hands the members to routing. Suspicion moves no keys; only joining, leaving and dying do."""
+        in_ring = [member for member in self._core.members if member.is_in_ring]
+        addresses = {member.node_id: member.address for member in in_ring}
+        self._transport.set_addresses(addresses)
+        self._channels.retain(set(addresses.values()))
+        ring_members = tuple(sorted(map(_ring_member, in_ring)))
+        if ring_members != self._ring.members:
+            self._ring = Ring(ring_members, self._settings.vnodes)
+            _log.info("ring %016x: %s", self._ring.epoch, ", ".join(sorted(addresses)))
+        suspects = frozenset(member.node_id for member in in_ring if member.state is State.SUSPECT)
+        self._node.set_view(View(self._ring, suspects))
+
+    async def _collect_expired(self, store: Store) -> None:
+        while True:
+            collected = store.collect_expired(self._clock.now_ms(), _EXPIRY_SLICE)
+            await asyncio.sleep(0 if collected == _EXPIRY_SLICE else _EXPIRY_PAUSE_SECONDS)
+
+    async def _set_health(self, serving: Mapping[str, bool]) -> None:
+        for service, is_serving in serving.items():
+            await self._health.set(service, _SERVING if is_serving else _NOT_SERVING)
+
+
+async def serve(settings: Settings) -> None:
+    """Runs one node until SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    server = NodeServer(settings)
+    address = await server.start()
+    _log.info("ready node=%s address=%s cluster=%s", settings.node_id, address, settings.cluster_id)
+    await stopped.wait()
+    _log.info("stopping")
+    await server.stop()
+    _log.info("stopped")
+
+
+def _node_config(settings: Settings) -> NodeConfig:
+    return NodeConfig(
+        settings.node_id,
+        settings.replication_factor,
+        round(settings.forward_timeout_seconds * 1_000),
+        round(settings.replication_timeout_seconds * 1_000),
+    )
+
+
+def _namespaces(settings: Settings) -> Namespaces:
+    default = NamespaceSettings(
+        default_ttl_seconds=settings.default_ttl_seconds, max_ttl_seconds=settings.max_ttl_seconds
+    )
+    return Namespaces(_policy(default), {name: _policy(some) for name, some in settings.namespaces.items()})
+
+
+def _policy(settings: NamespaceSettings) -> NamespacePolicy:
+    return NamespacePolicy(
+        round(settings.default_ttl_seconds * 1_000), round(settings.max_ttl_seconds * 1_000)
+    )
+
+
+def _ring_member(member: Member) -> RingMember:
+    return RingMember(member.node_id, member.zone, member.weight)
+
+
+def _bind_problem(listen: str) -> str:
+    """What the system says of binding to the address; gRPC's own message does not."""
+    host, port = split_address(listen)
+    try:
+        family, kind, _, _, to = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(to)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -1,0 +1,129 @@
+"""CacheService: each rpc decodes, has the node do it, and encodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cacheservice.config import Settings
+from cacheservice.errors import CacheServiceError
+from cacheservice.node import operations as ops
+from cacheservice.node.node import Node
+from cacheservice.node.operations import Answer, Operation
+from cacheservice.server import decode, encode
+from cacheservice.server.guard import Context, InFlight, not_yet, not_yet_streaming, unary
+from cacheservice.v1 import cache_pb2 as pb
+from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer
+from cacheservice.wire import to_status
+
+
+class CacheServicer(CacheServiceServicer):
+    def __init__(self, node: Node, settings: Settings, in_flight: InFlight) -> None:
+        self._node = node
+        self._in_flight = in_flight
+        self._bounds = decode.Bounds(settings.max_value_bytes, settings.replication_factor)
+        self._max_answer_bytes = settings.max_message_bytes
+        self._default_timeout_ms = round(settings.default_timeout_seconds * 1_000)
+
+    @unary
+    async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
+        return encode.get(await self._execute(decode.get(request), context), self._node.ring_epoch)
+
+    @unary
+    async def Set(self, request: pb.SetRequest, context: Context) -> pb.SetResponse:
+        operation = decode.set_(request, self._bounds)
+        return encode.set_(await self._execute(operation, context), self._node.ring_epoch)
+
+    @unary
+    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
+        return encode.delete(await self._execute(decode.delete(request), context), self._node.ring_epoch)
+
+    @unary
+    async def Touch(self, request: pb.TouchRequest, context: Context) -> pb.TouchResponse:
+        return encode.touch(await self._execute(decode.touch(request), context), self._node.ring_epoch)
+
+    @unary
+    async def Increment(self, request: pb.IncrementRequest, context: Context) -> pb.IncrementResponse:
+        operation = decode.increment(request)
+        return encode.increment(await self._execute(operation, context), self._node.ring_epoch)
+
+    @unary
+    async def BatchGet(self, request: pb.BatchGetRequest, context: Context) -> pb.BatchGetResponse:
+        decode.batch_size("keys", request.keys)
+        answers = await self._execute_batch(
+            "keys", request.keys, lambda key: ops.Get(decode.key_(key)), context
+        )
+        return pb.BatchGetResponse(
+            results=[
+                pb.GetResult(error=to_status(answer))
+                if isinstance(answer, CacheServiceError)
+                else pb.GetResult(response=encode.get(answer))  # type: ignore[arg-type]
+                for answer in encode.within(answers, self._max_answer_bytes)
+            ],
+            ring_epoch=self._node.ring_epoch,
+        )
+
+    @unary
+    async def BatchSet(self, request: pb.BatchSetRequest, context: Context) -> pb.BatchSetResponse:
+        decode.batch_size("requests", request.requests)
+        answers = await self._execute_batch(
+            "requests", request.requests, lambda item: decode.set_(item, self._bounds), context
+        )
+        return pb.BatchSetResponse(
+            results=[
+                pb.SetResult(error=to_status(answer))
+                if isinstance(answer, CacheServiceError)
+                else pb.SetResult(response=encode.set_(answer))  # type: ignore[arg-type]
+                for answer in answers
+            ],
+            ring_epoch=self._node.ring_epoch,
+        )
+
+    @unary
+    async def BatchDelete(self, request: pb.BatchDeleteRequest, context: Context) -> pb.BatchDeleteResponse:
+        decode.batch_size("keys", request.keys)
+        answers = await self._execute_batch(
+            "keys", request.keys, lambda key: ops.Delete(decode.key_(key)), context
+        )
+        return pb.BatchDeleteResponse(
+            results=[
+                pb.DeleteResult(error=to_status(answer))
+                if isinstance(answer, CacheServiceError)
+                else pb.DeleteResult(response=encode.delete(answer))  # type: ignore[arg-type]
+                for answer in answers
+            ],
+            ring_epoch=self._node.ring_epoch,
+        )
+
+    Exchange = not_yet_streaming("Exchange")
+    Watch = not_yet_streaming("Watch")
+    InvalidateTag = not_yet("InvalidateTag")
+    InvalidatePrefix = not_yet("InvalidatePrefix")
+    Scan = not_yet("Scan")
+
+    async def _execute(self, operation: Operation, context: Context) -> Any:
+        """The operation's result; its class follows from the operation's."""
+        with self._in_flight:
+            [answer] = await self._node.execute((operation,), timeout_ms=self._timeout_ms(context))
+        if isinstance(answer, CacheServiceError):
+            raise answer
+        return answer
+
+    async def _execute_batch(
+        self, field: str, items: Sequence[Any], to_operation: Callable[[Any], Operation], context: Context
+    ) -> list[Answer]:
+        """The answers, in order; an element that is out of bounds has its error, and the others go on."""
+        operations: list[Operation] = []
+        refused: dict[int, CacheServiceError] = {}
+        for position, item in enumerate(items):
+            try:
+                operations.append(to_operation(item))
+            except CacheServiceError as error:
+                refused[position] = decode.in_batch(error, field, position)
+        with self._in_flight:
+            done = iter(await self._node.execute(operations, timeout_ms=self._timeout_ms(context)))
+        return [refused[position] if position in refused else next(done) for position in range(len(items))]
+
+    def _timeout_ms(self, context: Context) -> int:
+        remaining = context.time_remaining()
+        return self._default_timeout_ms if remaining is None else round(remaining * 1_000)

@@ -1,0 +1,68 @@
+"""One gRPC channel for each address of a peer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import grpc
+
+from cacheservice.v1.peer_pb2_grpc import PeerServiceStub
+
+if TYPE_CHECKING:
+    from cacheservice.v1.peer_pb2_grpc import PeerServiceAsyncStub
+
+_RECONNECT_MS = 100
+_MAX_RECONNECT_MS = 1_000
+_KEEPALIVE_MS = 10_000
+
+
+def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
+    """Options of every channel and server: message bounds, and quick returns to a peer that restarted."""
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS),
+        ("grpc.min_reconnect_backoff_ms", _RECONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+        ("grpc.enable_http_proxy", 0),
+    ]
+
+
+class PeerChannels:
+    """Channels by address, opened at first use; `retain` closes those that nobody needs any longer."""
+
+    def __init__(self, max_message_bytes: int) -> None:
+        self._options = channel_options(max_message_bytes)
+        self._open: dict[str, tuple[grpc.aio.Channel, PeerServiceAsyncStub]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def stub(self, address: str) -> PeerServiceAsyncStub:
+        return self._get(address)[1]
+
+    def is_connected(self, address: str) -> bool:
+        """Whether a request to `address` would leave at once."""
+        channel, _ = self._get(address)
+        return channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+
+    def retain(self, addresses: Collection[str]) -> None:
+        for address in [address for address in self._open if address not in addresses]:
+            channel, _ = self._open.pop(address)
+            task = asyncio.create_task(channel.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        self.retain(())
+        await asyncio.gather(*self._closing)
+
+    def _get(self, address: str) -> tuple[grpc.aio.Channel, PeerServiceAsyncStub]:
+        found = self._open.get(address)
+        if found is None:
+            channel = grpc.aio.insecure_channel(address, options=self._options)
+            found = self._open[address] = (channel, PeerServiceStub(channel))
+        return found

@@ -1,0 +1,139 @@
+"""Requests into operations; every bound of the contract is checked here, at the edge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass
+
+from cacheservice.config import MAX_TTL_SECONDS
+from cacheservice.errors import CacheServiceError, InvalidArgument, Unimplemented
+from cacheservice.node.operations import Delete, Get, Increment, Operation, Set, Touch
+from cacheservice.v1 import cache_pb2 as pb
+from cacheservice.v1 import peer_pb2
+
+MAX_KEY_BYTES = 1024
+MAX_BATCH = 10_000
+MAX_TAGS = 16
+MAX_TAG_BYTES = 128
+
+_MAX_UTF8_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The bounds that settings decide."""
+
+    max_value_bytes: int
+    replication_factor: int
+
+
+def get(request: pb.GetRequest) -> Get:
+    if request.HasField("lease"):
+        raise _not_yet("lease")
+    return Get(key_(request.key), request.known_version)
+
+
+def set_(request: pb.SetRequest, bounds: Bounds) -> Set:
+    if request.lease_token:
+        raise _not_yet("lease_token")
+    key = key_(request.key)
+    if len(request.value) > bounds.max_value_bytes:
+        raise InvalidArgument.of("value", f"at most {bounds.max_value_bytes} bytes", f"{len(request.value)}")
+    if request.HasField("if_version"):
+        _given_version(request.if_version)
+    if request.min_replicas > bounds.replication_factor:
+        bound = f"at most the replication factor, {bounds.replication_factor}"
+        raise InvalidArgument.of("min_replicas", bound, str(request.min_replicas))
+    return Set(
+        key,
+        request.value,
+        _milliseconds("ttl_seconds", request.ttl_seconds),
+        _milliseconds("stale_seconds", request.stale_seconds),
+        _milliseconds("load_seconds", request.load_seconds),
+        _tags(request.tags) if request.tags else (),
+        request.if_absent,
+        request.if_present,
+        request.if_version,
+        request.min_replicas,
+    )
+
+
+def delete(request: pb.DeleteRequest) -> Delete:
+    if request.HasField("if_version"):
+        _given_version(request.if_version)
+    return Delete(key_(request.key), request.if_version)
+
+
+def touch(request: pb.TouchRequest) -> Touch:
+    return Touch(key_(request.key), _milliseconds("ttl_seconds", request.ttl_seconds))
+
+
+def increment(request: pb.IncrementRequest) -> Increment:
+    ttl_ms = _milliseconds("ttl_seconds", request.ttl_seconds)
+    return Increment(key_(request.key), request.delta, request.initial, ttl_ms)
+
+
+def operation(request: peer_pb2.Operation, bounds: Bounds) -> Operation:
+    match request.WhichOneof("operation"):
+        case "get":
+            return get(request.get)
+        case "set":
+            return set_(request.set, bounds)
+        case "delete":
+            return delete(request.delete)
+        case "touch":
+            return touch(request.touch)
+        case "increment":
+            return increment(request.increment)
+        case _:
+            raise InvalidArgument.of("operation", "present", "none")
+
+
+def batch_size(field: str, items: Sized) -> None:
+    """Refuses a batch that is empty or too long."""
+    if not 1 <= len(items) <= MAX_BATCH:
+        raise InvalidArgument.of(field, f"1 to {MAX_BATCH} elements", str(len(items)))
+
+
+def in_batch(error: CacheServiceError, field: str, position: int) -> CacheServiceError:
+    """The error of one element of a batch, naming its position."""
+    return type(error)(f"{field}[{position}]: {error.message}", **error.metadata)
+
+
+def key_(key: str) -> str:
+    """The key, within its bounds."""
+    if not 1 <= len(key) <= MAX_KEY_BYTES // _MAX_UTF8_BYTES:
+        length = len(key.encode())
+        if not 1 <= length <= MAX_KEY_BYTES:
+            raise InvalidArgument.of("key", f"1 to {MAX_KEY_BYTES} bytes of UTF-8", f"{length} bytes")
+    return key
+
+
+def _milliseconds(field: str, seconds: float) -> int:
+    if seconds == 0:
+        return 0
+    if not (math.isfinite(seconds) and 0 < seconds <= MAX_TTL_SECONDS):
+        raise InvalidArgument.of(field, f"a number from 0 to {MAX_TTL_SECONDS:.0f}", str(seconds))
+    return max(1, round(seconds * 1_000))
+
+
+def _given_version(version: int) -> None:
+    if not version:
+        raise InvalidArgument.of("if_version", "a version, from 1", "0 (for no entry, use if_absent)")
+
+
+def _tags(tags: Sequence[str]) -> tuple[str, ...]:
+    if len(tags) > MAX_TAGS:
+        raise InvalidArgument.of("tags", f"at most {MAX_TAGS} tags", str(len(tags)))
+    for tag in tags:
+        if not 1 <= len(tag.encode()) <= MAX_TAG_BYTES or "\0" in tag:
+            bound = f"tags of 1 to {MAX_TAG_BYTES} bytes of UTF-8 without NUL"
+            raise InvalidArgument.of("tags", bound, f"{tag[:32]!r}, {len(tag.encode())} bytes")
+    return tuple(tags)
+
+
+def _not_yet(field: str) -> Unimplemented:
+    return Unimplemented(
+        f"{field} is part of the contract, but this version does not serve it yet", field=field
+    )

@@ -1,0 +1,101 @@
+"""Answers into responses, for clients and for peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cacheservice.errors import CacheServiceError, ResourceExhausted
+from cacheservice.node.operations import (
+    Answer,
+    DeleteResult,
+    GetResult,
+    IncrementResult,
+    SetResult,
+    TouchResult,
+)
+from cacheservice.v1 import cache_pb2 as pb
+from cacheservice.v1 import peer_pb2
+from cacheservice.wire import to_status
+
+_FRAMING_BYTES = 128
+"""What the fields beside its value may take of a response."""
+
+
+def get(result: GetResult, ring_epoch: int = 0) -> pb.GetResponse:
+    return pb.GetResponse(
+        outcome=result.outcome.value,  # type: ignore[arg-type]
+        value=result.value,
+        version=result.version,
+        ttl_seconds=result.ttl_ms / 1_000,
+        age_seconds=result.age_ms / 1_000,
+        served_by=result.served_by,
+        hops=result.hops,
+        ring_epoch=ring_epoch,
+    )
+
+
+def set_(result: SetResult, ring_epoch: int = 0) -> pb.SetResponse:
+    return pb.SetResponse(
+        outcome=pb.SET_OUTCOME_STORED if result.stored else pb.SET_OUTCOME_NOT_STORED,
+        version=result.version,
+        replicas=result.replicas,
+        ring_epoch=ring_epoch,
+    )
+
+
+def delete(result: DeleteResult, ring_epoch: int = 0) -> pb.DeleteResponse:
+    return pb.DeleteResponse(
+        outcome=result.outcome.value,  # type: ignore[arg-type]
+        version=result.version,
+        ring_epoch=ring_epoch,
+    )
+
+
+def touch(result: TouchResult, ring_epoch: int = 0) -> pb.TouchResponse:
+    return pb.TouchResponse(
+        outcome=pb.TOUCH_OUTCOME_TOUCHED if result.touched else pb.TOUCH_OUTCOME_NOT_FOUND,
+        version=result.version,
+        ring_epoch=ring_epoch,
+    )
+
+
+def increment(result: IncrementResult, ring_epoch: int = 0) -> pb.IncrementResponse:
+    return pb.IncrementResponse(value=result.value, version=result.version, ring_epoch=ring_epoch)
+
+
+def operation_result(answer: Answer) -> peer_pb2.OperationResult:
+    match answer:
+        case GetResult():
+            return peer_pb2.OperationResult(get=get(answer))
+        case SetResult():
+            return peer_pb2.OperationResult(set=set_(answer))
+        case DeleteResult():
+            return peer_pb2.OperationResult(delete=delete(answer))
+        case TouchResult():
+            return peer_pb2.OperationResult(touch=touch(answer))
+        case IncrementResult():
+            return peer_pb2.OperationResult(increment=increment(answer))
+        case CacheServiceError():
+            return peer_pb2.OperationResult(error=to_status(answer))
+
+
+def within(answers: Iterable[Answer], max_bytes: int) -> list[Answer]:
+    """The answers, of which values beyond `max_bytes` in all are replaced by an error.
+
+    10,000 keys may hold more than a message, or this process, can carry.
+    """
+    left = max_bytes
+    kept: list[Answer] = []
+    for answer in answers:
+        left -= _FRAMING_BYTES + (len(answer.value) if isinstance(answer, GetResult) else 0)
+        if left < 0 and isinstance(answer, GetResult):
+            kept.append(
+                ResourceExhausted(
+                    f"the batch's values exceed {max_bytes} bytes; ask for fewer keys at a time",
+                    field="keys",
+                    bound=f"values of at most {max_bytes} bytes in all",
+                )
+            )
+        else:
+            kept.append(answer)
+    return kept

@@ -1,0 +1,69 @@
+"""PeerService: what other nodes ask of this one."""
+
+from __future__ import annotations
+
+from cacheservice.clock import Clock
+from cacheservice.config import Settings
+from cacheservice.errors import ClusterIdMismatch, NodeIdMismatch
+from cacheservice.node.node import MAX_HOPS, Node
+from cacheservice.server import decode, encode, peer_codec
+from cacheservice.server.gossip import Gossip
+from cacheservice.server.guard import Context, unary
+from cacheservice.v1 import peer_pb2
+from cacheservice.v1.peer_pb2_grpc import PeerServiceServicer
+
+
+class PeerServicer(PeerServiceServicer):
+    def __init__(self, node: Node, gossip: Gossip, clock: Clock, settings: Settings) -> None:
+        self._node = node
+        self._gossip = gossip
+        self._clock = clock
+        self._cluster_id = settings.cluster_id
+        self._node_id = settings.node_id
+        self._bounds = decode.Bounds(settings.max_value_bytes, settings.replication_factor)
+        self._max_answer_bytes = settings.max_message_bytes
+        self._default_timeout_ms = round(settings.default_timeout_seconds * 1_000)
+
+    @unary
+    async def Forward(self, request: peer_pb2.ForwardRequest, context: Context) -> peer_pb2.ForwardResponse:
+        self._check(request.header)
+        decode.batch_size("operations", request.operations)
+        remaining = context.time_remaining()
+        answers = await self._node.execute(
+            [decode.operation(operation, self._bounds) for operation in request.operations],
+            timeout_ms=self._default_timeout_ms if remaining is None else round(remaining * 1_000),
+            hops_left=min(request.hops_left, MAX_HOPS - 1),
+            unreachable=frozenset(request.unreachable),
+        )
+        return peer_pb2.ForwardResponse(
+            results=map(encode.operation_result, encode.within(answers, self._max_answer_bytes)),
+            ring_epoch=self._node.ring_epoch,
+        )
+
+    @unary
+    async def Replicate(
+        self, request: peer_pb2.ReplicateRequest, context: Context
+    ) -> peer_pb2.ReplicateResponse:
+        self._check(request.header)
+        decode.batch_size("entries", request.entries)
+        now = self._clock.now_ms()
+        return peer_pb2.ReplicateResponse(
+            held=[
+                self._node.shard.merge(peer_codec.change_from_proto(entry, now)) for entry in request.entries
+            ],
+            ring_epoch=self._node.ring_epoch,
+        )
+
+    @unary
+    async def Gossip(self, request: peer_pb2.GossipRequest, context: Context) -> peer_pb2.GossipResponse:
+        response = self._gossip.receive(request)
+        response.ring_epoch = self._node.ring_epoch
+        return response
+
+    def _check(self, header: peer_pb2.PeerHeader) -> None:
+        if header.cluster_id != self._cluster_id:
+            raise ClusterIdMismatch(
+                f"this is a node of cluster {self._cluster_id!r}, not of {header.cluster_id!r}"
+            )
+        if header.to_node != self._node_id:
+            raise NodeIdMismatch(f"this is node {self._node_id!r}, not {header.to_node!r}")

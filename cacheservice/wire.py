@@ -1,0 +1,77 @@
+"""Errors on the wire: each error class is one gRPC status code and one ErrorInfo reason, both ways."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from cacheservice import errors
+from cacheservice.errors import CacheServiceError
+
+DOMAIN: Final = "cacheservice"
+STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
+RETRY_AFTER_KEY: Final = "retry_after_ms"
+
+_FAMILIES: Final[dict[type[CacheServiceError], grpc.StatusCode]] = {
+    errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.Unimplemented: grpc.StatusCode.UNIMPLEMENTED,
+    errors.InternalError: grpc.StatusCode.INTERNAL,
+}
+
+
+def _with_subclasses(family: type[CacheServiceError]) -> list[type[CacheServiceError]]:
+    return [family, *(leaf for child in family.__subclasses__() for leaf in _with_subclasses(child))]
+
+
+_CODES: Final = {kind: code for family, code in _FAMILIES.items() for kind in _with_subclasses(family)}
+_KINDS: Final = {kind.reason: kind for kind in _CODES}
+_FAMILY_OF_CODE: Final = {code.value[0]: family for family, code in _FAMILIES.items()}
+
+
+def status_code(error: CacheServiceError) -> grpc.StatusCode:
+    return _CODES.get(type(error), grpc.StatusCode.INTERNAL)
+
+
+def to_status(error: CacheServiceError) -> Status:
+    """The status that tells the error, with ErrorInfo, and with RetryInfo where it says when."""
+    details = [_packed(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))]
+    if RETRY_AFTER_KEY in error.metadata:
+        delay = Duration()
+        delay.FromMilliseconds(int(error.metadata[RETRY_AFTER_KEY]))
+        details.append(_packed(RetryInfo(retry_delay=delay)))
+    return Status(code=status_code(error).value[0], message=error.message, details=details)
+
+
+def from_status(status: Status) -> CacheServiceError:
+    """The error that the status tells: of its reason's class, else of its code's family."""
+    for detail in status.details:
+        if detail.Is(ErrorInfo.DESCRIPTOR):
+            info = ErrorInfo()
+            detail.Unpack(info)
+            if info.domain == DOMAIN and info.reason in _KINDS:
+                return _KINDS[info.reason](status.message, **dict(info.metadata))
+    family = _FAMILY_OF_CODE.get(status.code, CacheServiceError)
+    return family(status.message)
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> CacheServiceError:
+    """The error with which a call ended; also for statuses that gRPC itself makes."""
+    for key, value in error.trailing_metadata() or ():
+        if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
+            return from_status(Status.FromString(value))
+    return from_status(Status(code=error.code().value[0], message=error.details() or error.code().name))
+
+
+def _packed(detail: ErrorInfo | RetryInfo) -> Any:
+    packed = Any()
+    packed.Pack(detail)
+    return packed
