@@ -12,7 +12,7 @@ import uvloop
 from pydantic import ValidationError
 
 from cacheservice.cli.output import fail
-from cacheservice.config import Settings
+from cacheservice.config import Settings, flag_of, meaning_of
 from cacheservice.server.app import serve as run_node
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -167,7 +167,7 @@ class Client:
         return response.outcome == pb.TOUCH_OUTCOME_TOUCHED
 
     async def incr(self, key: str, delta: int = 1, *, initial: int = 0, ttl: float = 0) -> int:
-        """Adds `delta` to the counter, which when absent is made from `initial` with `ttl`, and returns it."""
+        """Adds `delta` to the counter and returns it. An absent one is made from `initial`, with `ttl`."""
         request = pb.IncrementRequest(key=key, delta=delta, initial=initial, ttl_seconds=ttl)
         response = await self.nodes.call(
             lambda node, timeout: node.cache.Increment(request, timeout=timeout), repeatable=False

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import grpc
 
 from cacheservice.clock import Clock
-from cacheservice.config import split_address
+from cacheservice.config import join_address, split_address
 from cacheservice.errors import CacheServiceError
 from cacheservice.membership import Member, Membership, State
 from cacheservice.membership.messages import (
@@ -204,7 +204,7 @@ async def _resolve(seed: str) -> list[str]:
     except OSError as error:
         _log.debug("seed %s: %s", seed, error)
         return []
-    return [join_address(to[0], port) for *_, to in found]
+    return [join_address(str(to[0]), port) for *_, to in found]
 
 
 def _log_change(member: Member, before: State | None, reason: str) -> None:
