@@ -28,6 +28,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+_SHOWN_CHARACTERS = 64
+
 
 class CacheServiceError(Exception):
     """The root. `metadata` names what was wrong: field, bound, retry_after_ms and the like."""
@@ -115,3 +117,8 @@ class Unimplemented(CacheServiceError):
 
 class InternalError(CacheServiceError):
     reason = "INTERNAL"
+
+
+def shown(key: str) -> str:
+    """The key as it stands in a message; long ones are cut, since gRPC bounds what an error may carry."""
+    return repr(key if len(key) <= _SHOWN_CHARACTERS else key[:_SHOWN_CHARACTERS] + "...")

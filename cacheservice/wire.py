@@ -68,6 +68,9 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> CacheServiceError:
     for key, value in error.trailing_metadata() or ():
         if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
             return from_status(Status.FromString(value))
+    if error.code() is grpc.StatusCode.CANCELLED:
+        # Not by this side, which raises asyncio.CancelledError: the server stopped before it took the call.
+        return errors.Unavailable(error.details() or "the server cancelled the call")
     return from_status(Status(code=error.code().value[0], message=error.details() or error.code().name))
 
 

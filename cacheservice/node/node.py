@@ -19,6 +19,7 @@ from cacheservice.errors import (
     OutcomeUnknown,
     TooFewReplicas,
     WrongOwner,
+    shown,
 )
 from cacheservice.node.operations import Answer, Change, GetResult, Operation, Set, SetResult, may_repeat
 from cacheservice.node.replication import Replicator
@@ -280,7 +281,7 @@ def _with_replicas(operation: Operation, answer: Answer, replicas: int) -> Answe
         return answer
     if replicas < operation.min_replicas:
         return TooFewReplicas(
-            f"{operation.key} is on {replicas} nodes, not on {operation.min_replicas}",
+            f"{shown(operation.key)} is on {replicas} nodes, not on {operation.min_replicas}",
             replicas=str(replicas),
             min_replicas=str(operation.min_replicas),
         )
@@ -289,8 +290,8 @@ def _with_replicas(operation: Operation, answer: Answer, replicas: int) -> Answe
 
 def _no_owner(operation: Operation, unreachable: frozenset[str]) -> NoOwnerReachable:
     tried = ", ".join(sorted(unreachable)) or "none known"
-    return NoOwnerReachable(f"no node that holds {operation.key!r} could be reached (tried: {tried})")
+    return NoOwnerReachable(f"no node that holds {shown(operation.key)} could be reached (tried: {tried})")
 
 
 def _wrong_owner(node_id: str, operation: Operation) -> WrongOwner:
-    return WrongOwner(f"{node_id} does not own {operation.key!r}, and it was passed on often enough")
+    return WrongOwner(f"{node_id} does not own {shown(operation.key)}, and it was passed on often enough")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from cachetools import TTLCache
 
 from cacheservice.clock import Clock, HybridLogicalClock
-from cacheservice.errors import CounterOverflow, EntryTooLarge, NotACounter
+from cacheservice.errors import CounterOverflow, EntryTooLarge, NotACounter, shown
 from cacheservice.node.namespaces import Namespaces
 from cacheservice.node.operations import (
     Change,
@@ -73,7 +73,7 @@ class Shard:
     def apply(self, operation: Operation) -> tuple[Result, Change | None]:
         """Does the operation here, as the owner; the change, if any, is for the replicas.
 
-        Raises EntryTooLarge, NotACounter or CounterOverflow, and then has changed nothing.
+        Raises EntryTooLarge, NotACounter, shown or CounterOverflow, and then has changed nothing.
         """
         match operation:
             case Get():
@@ -164,7 +164,7 @@ class Shard:
         current = self._fresh(operation.key, now)
         total = (operation.initial if current is None else _counter(operation.key, current)) + operation.delta
         if total not in _INT64:
-            raise CounterOverflow(f"{operation.key}: {total} is beyond the range of int64")
+            raise CounterOverflow(f"{shown(operation.key)}: {total} is beyond the range of int64")
         entry = Entry(
             str(total).encode(),
             self._next_version(operation.key, current),
@@ -199,5 +199,5 @@ def _wins(change: Change, current: Entry) -> bool:
 
 def _counter(key: str, entry: Entry) -> int:
     if not _COUNTER.fullmatch(entry.value) or int(entry.value) not in _INT64:
-        raise NotACounter(f"the value of {key} is no decimal int64")
+        raise NotACounter(f"the value of {shown(key)} is no decimal int64")
     return int(entry.value)

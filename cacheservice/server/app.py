@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -28,7 +29,7 @@ from cacheservice.server.cache_service import CacheServicer
 from cacheservice.server.channels import PeerChannels, channel_options
 from cacheservice.server.cluster_service import ClusterServicer
 from cacheservice.server.gossip import Gossip
-from cacheservice.server.guard import InFlight
+from cacheservice.server.guard import InFlight, TolerantServer
 from cacheservice.server.peer_service import PeerServicer
 from cacheservice.server.transport import GrpcTransport
 from cacheservice.store import Store
@@ -131,10 +132,13 @@ class NodeServer:
 
     def _bind(self) -> str:
         listen = self._settings.listen
+        problem = _bind_problem(listen)
         try:
-            port = self._server.add_insecure_port(listen)
+            port = 0 if problem else self._server.add_insecure_port(listen)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {listen}: {_bind_problem(listen) or error}") from None
+            problem = str(error)
+        if problem:
+            raise OSError(f"cannot listen on {listen}: {problem}")
         if self._settings.advertise is not None:
             return self._settings.advertise
         host, _ = split_address(listen)
@@ -143,12 +147,11 @@ class NodeServer:
     def _add_servicers(self) -> None:
         settings, node, clock = self._settings, self._node, self._clock
         in_flight = InFlight(settings.max_in_flight)
-        add_CacheServiceServicer_to_server(CacheServicer(node, settings, in_flight), self._server)
-        add_ClusterServiceServicer_to_server(ClusterServicer(node, self._gossip, settings), self._server)
-        add_AdminServiceServicer_to_server(
-            AdminServicer(settings.node_id, node, in_flight, clock), self._server
-        )
-        add_PeerServiceServicer_to_server(PeerServicer(node, self._gossip, clock, settings), self._server)
+        server: Any = TolerantServer(self._server)
+        add_CacheServiceServicer_to_server(CacheServicer(node, settings, in_flight), server)
+        add_ClusterServiceServicer_to_server(ClusterServicer(node, self._gossip, settings), server)
+        add_AdminServiceServicer_to_server(AdminServicer(settings.node_id, node, in_flight, clock), server)
+        add_PeerServiceServicer_to_server(PeerServicer(node, self._gossip, clock, settings), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(_SERVICES, self._server)
 
@@ -217,11 +220,12 @@ def _ring_member(member: Member) -> RingMember:
 
 
 def _bind_problem(listen: str) -> str:
-    """What the system says of binding to the address; gRPC's own message does not."""
+    """What keeps this process from binding to the address, in the system's words: gRPC only logs them."""
     host, port = split_address(listen)
     try:
         family, kind, _, _, to = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(to)
     except OSError as error:
         return error.strerror or str(error)

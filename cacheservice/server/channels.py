@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from cacheservice.v1.peer_pb2_grpc import PeerServiceAsyncStub
 
 _RECONNECT_MS = 100
-_MAX_RECONNECT_MS = 1_000
+_MAX_RECONNECT_MS = 500
+_CONNECT_TIMEOUT_MS = 1_000
 _KEEPALIVE_MS = 10_000
+_PING_TIMEOUT_MS = 5_000
+_CLOSE_GRACE_SECONDS = 2.0
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
@@ -24,11 +27,17 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS),
-        ("grpc.min_reconnect_backoff_ms", _RECONNECT_MS),
+        # Despite its name this bounds the time that one attempt to connect may take.
+        ("grpc.min_reconnect_backoff_ms", _CONNECT_TIMEOUT_MS),
         ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
+        # Without this one the pings of a peer that hangs are waited for a minute.
+        ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+        ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
     ]
 
@@ -50,9 +59,10 @@ class PeerChannels:
         return channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
 
     def retain(self, addresses: Collection[str]) -> None:
+        """Closes the channels to all other addresses; calls under way get a moment to finish."""
         for address in [address for address in self._open if address not in addresses]:
             channel, _ = self._open.pop(address)
-            task = asyncio.create_task(channel.close())
+            task = asyncio.create_task(channel.close(_CLOSE_GRACE_SECONDS))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 

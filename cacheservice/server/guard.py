@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from cacheservice.errors import CacheServiceError, InternalError, Overloaded, Unimplemented
+from cacheservice.errors import CacheServiceError, InternalError, InvalidArgument, Overloaded, Unimplemented
 from cacheservice.wire import STATUS_DETAILS_KEY, status_code, to_status
 
 _log = logging.getLogger(__name__)
@@ -46,12 +48,52 @@ class InFlight:
         self.count -= 1
 
 
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """Stands for a request whose bytes are no message of its type."""
+
+    why: str
+
+
+class TolerantServer:
+    """What generated code registers its handlers with, so that malformed requests reach `unary`.
+
+    gRPC itself would answer them with UNKNOWN and the text of the exception.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Handlers come a second time, by name, and are taken from there."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        tolerant = {
+            name: handler._replace(request_deserializer=_tolerant(handler.request_deserializer))
+            for name, handler in handlers.items()
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, tolerant),))
+        self._server.add_registered_method_handlers(service, tolerant)
+
+
+def _tolerant(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def parse_or_tell(content: bytes) -> Any:
+        try:
+            return parse(content)
+        except DecodeError as error:
+            return Malformed(str(error))
+
+    return parse_or_tell
+
+
 def unary(method: Unary[Request, Response]) -> Unary[Request, Response]:
     """Makes a method of a servicer answer errors as statuses with details."""
 
     @functools.wraps(method)
     async def guarded(self: Any, request: Request, context: Context) -> Response:
         try:
+            if isinstance(request, Malformed):
+                raise InvalidArgument.of("request", "a message of its type", request.why)
             return await method(self, request, context)
         except CacheServiceError as error:
             await _abort(context, error)

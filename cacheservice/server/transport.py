@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import grpc
 
@@ -12,6 +14,9 @@ from cacheservice.node.transport import PeerUnreachable
 from cacheservice.server import peer_codec
 from cacheservice.server.channels import PeerChannels
 from cacheservice.v1 import peer_pb2
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
 
 class GrpcTransport:
@@ -52,11 +57,8 @@ class GrpcTransport:
             unreachable=sorted(unreachable),
             operations=map(peer_codec.operation_to_proto, operations),
         )
-        was_connected = self._channels.is_connected(address)
-        try:
-            response = await self._channels.stub(address).Forward(request, timeout=timeout_ms / 1_000)
-        except grpc.aio.AioRpcError as error:
-            raise self._unreachable(node_id, address, error, was_connected=was_connected) from None
+        rpc = self._channels.stub(address).Forward
+        response = await self._call(node_id, address, rpc, request, timeout_ms)
         return list(map(peer_codec.answer_from_proto, response.results))
 
     async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[bool]:
@@ -66,11 +68,29 @@ class GrpcTransport:
             header=self._header(node_id),
             entries=[peer_codec.change_to_proto(change, now) for change in changes],
         )
-        try:
-            response = await self._channels.stub(address).Replicate(request, timeout=timeout_ms / 1_000)
-        except grpc.aio.AioRpcError as error:
-            raise self._unreachable(node_id, address, error, was_connected=True) from None
+        rpc = self._channels.stub(address).Replicate
+        response = await self._call(node_id, address, rpc, request, timeout_ms)
         return list(response.held)
+
+    async def _call(
+        self,
+        node_id: str,
+        address: str,
+        rpc: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        timeout_ms: int,
+    ) -> Response:
+        was_connected = self._channels.is_connected(address)
+        try:
+            return await rpc(request, timeout=timeout_ms / 1_000)
+        except grpc.aio.AioRpcError as error:
+            raise self._unreachable(node_id, address, error, was_connected=was_connected) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled this call: its channel was closed, because the peer left the ring.
+            raise PeerUnreachable(node_id, "left the ring", maybe_done=True) from None
 
     def _address(self, node_id: str) -> str:
         address = self._addresses.get(node_id)

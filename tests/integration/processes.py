@@ -1,0 +1,125 @@
+"""Nodes as real processes, on free ports."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+
+from cacheservice.v1.cluster_pb2 import MEMBER_STATE_ALIVE, DescribeRequest, Topology
+from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub
+
+DEADLINE_SECONDS = 30.0
+
+_READY = re.compile(r"ready node=\S+ address=(\S+)")
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = DEADLINE_SECONDS) -> None:
+    """Polls until the condition holds; fails when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class NodeProcess:
+    """`cacheservice serve` in a process of its own, logging to a file."""
+
+    def __init__(self, folder: Path, node_id: str, *flags: str, listen: str = "127.0.0.1:0") -> None:
+        self.node_id = node_id
+        self.log = folder / f"{node_id}.log"
+        command = [sys.executable, "-m", "cacheservice", "serve", "--node-id", node_id, "--listen", listen]
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("CACHESERVICE_")
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
+
+    @property
+    def address(self) -> str:
+        """The address of its latest start, once it is ready."""
+        self.wait_ready()
+        return _READY.findall(self.log.read_text())[-1]  # type: ignore[no-any-return]
+
+    def wait_ready(self) -> None:
+        def is_ready() -> bool:
+            assert self.process.poll() is None, f"{self.node_id} ended:\n{self.log.read_text()}"
+            return _READY.search(self.log.read_text()) is not None
+
+        wait_until(is_ready, f"{self.node_id} is ready")
+
+    def topology(self) -> Topology:
+        with grpc.insecure_channel(self.address) as channel:
+            return ClusterServiceStub(channel).Describe(DescribeRequest(), timeout=5).topology
+
+    def alive(self) -> set[str]:
+        """The ids of the members that this node believes to be alive."""
+        return {m.node_id for m in self.topology().members if m.state == MEMBER_STATE_ALIVE}
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """Asks it to stop, and gives its exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(DEADLINE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+
+class ClusterProcesses:
+    """Several nodes that have found each other."""
+
+    def __init__(self, folder: Path, count: int, *flags: str) -> None:
+        self._folder = folder
+        self._flags = flags
+        self._seed_addresses = [f"127.0.0.1:{free_port()}" for _ in range(count)]
+        self.nodes = [
+            self._start(f"n{number}", address) for number, address in enumerate(self._seed_addresses, 1)
+        ]
+        self.wait_whole()
+
+    @property
+    def addresses(self) -> list[str]:
+        return [node.address for node in self.nodes]
+
+    def wait_whole(self) -> None:
+        """Waits until every node that runs sees all that run, and nobody else."""
+        running = [node for node in self.nodes if node.process.poll() is None]
+        names = {node.node_id for node in running}
+        for node in running:
+            wait_until(lambda node=node: node.alive() == names, f"{node.node_id} sees {names}")  # type: ignore[misc]
+
+    def stop(self) -> list[int]:
+        for node in self.nodes:
+            if node.process.poll() is None:
+                node.signal(signal.SIGCONT)
+                node.process.terminate()
+        return [node.stop() for node in self.nodes]
+
+    def _start(self, node_id: str, listen: str) -> NodeProcess:
+        seeds = ",".join(self._seed_addresses)
+        return NodeProcess(self._folder, node_id, "--seeds", seeds, *self._flags, listen=listen)
