@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ def own_cluster(tmp_path: Path) -> Iterator[ClusterProcesses]:
 
 
 @pytest.fixture(scope="session")
-def tool() -> Iterator[object]:
+def tool() -> Callable[[str], str]:
     """Finds a tool that the Makefile installs in .tools; skips only where no Go toolchain exists."""
 
     def find(name: str) -> str:
@@ -40,4 +40,4 @@ def tool() -> Iterator[object]:
             pytest.skip(f"{name} is built with Go, which is not installed")
         pytest.fail(f"{name} is missing: run `make tools`")
 
-    yield find
+    return find
