@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/cacheservice/v1/*.proto)
 
-.PHONY: help run test slow lint types arch unit proto clean
+.PHONY: help run test slow lint types arch unit proto tools clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ breaking: .venv/dev ## Check that the proto files stay compatible with those com
 proto: .venv-proto/done ## Generate the stubs in cacheservice/v1 from proto/
 	.venv-proto/bin/python tests/generate_stubs.py cacheservice/v1
 
+tools: .tools/done ## Install the Go tools that some tests use
+
+settings: .venv/dev ## Write the table of settings into the README
+	$(BIN)/python -m tests.write_settings
+
 clean: ## Remove what these targets have made
 	rm -rf .venv .venv-proto .tools .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
@@ -57,3 +62,11 @@ clean: ## Remove what these targets have made
 	$(PYTHON) -m venv .venv-proto
 	.venv-proto/bin/pip install --quiet --disable-pip-version-check --requirement tests/stub_tools.txt
 	@touch $@
+
+.tools/done: tests/integration/go_tools.txt
+	@if command -v go > /dev/null; then \
+		echo "Building the Go tools" && \
+		GOBIN="$(CURDIR)/.tools" xargs -n 1 go install < $< && touch $@; \
+	else \
+		echo "There is no go on the PATH: tests that need it are skipped"; \
+	fi

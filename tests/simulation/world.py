@@ -7,8 +7,9 @@ same for the same seed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from random import Random
+from typing import Any
 
 from cacheservice.errors import CacheServiceError
 from cacheservice.membership import Member, Membership, MembershipConfig, State
@@ -189,8 +190,8 @@ class SimNode:
         except (PeerUnreachable, CacheServiceError):
             return
 
-    def _spawn(self, work: object) -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[arg-type, var-annotated]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
