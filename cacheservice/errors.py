@@ -9,7 +9,8 @@
     │   └── NodeIdMismatch      the caller means another node
     ├── ResourceExhausted
     │   ├── Overloaded          too many requests in flight; try again after retry_after_ms
-    │   └── EntryTooLarge       the store could never hold the entry
+    │   ├── EntryTooLarge       the store could never hold the entry
+    │   └── AnswerTooLarge      the values of a batch exceed one message; ask for this key again
     ├── Unavailable
     │   ├── NoOwnerReachable    no node that may answer for the key could be reached
     │   ├── WrongOwner          the nodes' rings differ and the hop limit is used up
@@ -81,6 +82,10 @@ class Overloaded(ResourceExhausted):
 
 class EntryTooLarge(ResourceExhausted):
     reason = "ENTRY_TOO_LARGE"
+
+
+class AnswerTooLarge(ResourceExhausted):
+    reason = "ANSWER_TOO_LARGE"
 
 
 class Unavailable(CacheServiceError):

@@ -88,6 +88,7 @@ async def _run(nodes: list[Node], max_memory: str) -> bool:
         watchers = [asyncio.create_task(_report_death(node, stopped)) for node in nodes]
         await stopped.wait()
         print("\nstopping ...", flush=True)
+        await _stop(nodes)
         await asyncio.gather(*watchers)
         return True
     finally:

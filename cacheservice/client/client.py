@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar, overload
 
 from cacheservice.client.nodes import Nodes
 from cacheservice.client.results import Lookup, Outcome, SetResult
-from cacheservice.errors import CacheServiceError
+from cacheservice.errors import AnswerTooLarge, CacheServiceError
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import from_status
 
@@ -20,6 +20,7 @@ _OUTCOMES = {
     pb.GET_OUTCOME_STALE: Outcome.STALE,
 }
 _MAX_BATCH = 10_000
+_MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
 class Client:
@@ -70,17 +71,24 @@ class Client:
     async def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The values of those keys that have one. Raises the first key's error, if any has one."""
         found: dict[str, bytes] = {}
-        for part in _parts(list(dict.fromkeys(keys))):
+        parts = _parts(list(dict.fromkeys(keys)))
+        while parts:
+            part = parts.pop(0)
             request = pb.BatchGetRequest(keys=part)
             response = await self.nodes.call(
                 lambda node, timeout, request=request: node.cache.BatchGet(request, timeout=timeout),  # type: ignore[misc]
                 repeatable=True,
             )
+            left_out: list[str] = []
             for key, result in zip(part, response.results, strict=True):
                 if result.HasField("error"):
-                    raise from_status(result.error)
-                if result.response.outcome != pb.GET_OUTCOME_MISS:
+                    error = from_status(result.error)
+                    if not isinstance(error, AnswerTooLarge) or key == part[0]:
+                        raise error
+                    left_out.append(key)
+                elif result.response.outcome != pb.GET_OUTCOME_MISS:
                     found[key] = result.response.value
+            parts += _parts(left_out)
         return found
 
     async def set(
@@ -121,7 +129,8 @@ class Client:
     async def set_many(self, values: Mapping[str, bytes], ttl: float = 0) -> None:
         """Writes all the values. Raises the first failed key's error; the others are written all the same."""
         errors: list[CacheServiceError] = []
-        for part in _parts([_set_request(key, value, ttl) for key, value in values.items()]):
+        requests = [_set_request(key, value, ttl) for key, value in values.items()]
+        for part in _parts(requests, lambda request: len(request.value)):
             request = pb.BatchSetRequest(requests=part)
             response = await self.nodes.call(
                 lambda node, timeout, request=request: node.cache.BatchSet(request, timeout=timeout),  # type: ignore[misc]
@@ -195,5 +204,14 @@ def _set_request(key: str, value: bytes, ttl: float) -> pb.SetRequest:
 Item = TypeVar("Item")
 
 
-def _parts(items: Sequence[Item]) -> list[Sequence[Item]]:
-    return [items[start : start + _MAX_BATCH] for start in range(0, len(items), _MAX_BATCH)]
+def _parts(items: Sequence[Item], size: Callable[[Item], int] = lambda _: 0) -> list[list[Item]]:
+    """The items in batches, each within the bounds of what is sent at a time."""
+    parts: list[list[Item]] = []
+    room = 0
+    for item in items:
+        room -= size(item)
+        if not parts or len(parts[-1]) == _MAX_BATCH or room < 0:
+            parts.append([])
+            room = _MAX_BATCH_BYTES - size(item)
+        parts[-1].append(item)
+    return parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cacheservice.errors import CacheServiceError, ResourceExhausted
+from cacheservice.errors import AnswerTooLarge, CacheServiceError
 from cacheservice.node.operations import (
     Answer,
     DeleteResult,
@@ -90,7 +90,7 @@ def within(answers: Iterable[Answer], max_bytes: int) -> list[Answer]:
         left -= _FRAMING_BYTES + (len(answer.value) if isinstance(answer, GetResult) else 0)
         if left < 0 and isinstance(answer, GetResult):
             kept.append(
-                ResourceExhausted(
+                AnswerTooLarge(
                     f"the batch's values exceed {max_bytes} bytes; ask for fewer keys at a time",
                     field="keys",
                     bound=f"values of at most {max_bytes} bytes in all",

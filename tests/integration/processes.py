@@ -72,6 +72,11 @@ class NodeProcess:
         """The ids of the members that this node believes to be alive."""
         return {m.node_id for m in self.topology().members if m.state == MEMBER_STATE_ALIVE}
 
+    def address_of(self, node_id: str) -> str:
+        """Where this node believes the member to be."""
+        [member] = [member for member in self.topology().members if member.node_id == node_id]
+        return member.address
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 

@@ -124,7 +124,7 @@ def test_a_ping_is_answered() -> None:
 
 def test_everybody_is_probed_in_turn() -> None:
     harness = Harness("a", "b", "c")
-    probed = []
+    probed: list[str] = []
     while len(probed) < 6:
         for ping in sent(harness.tick(), Ping):
             probed.append(ping.to_node)
@@ -235,12 +235,12 @@ def test_leaving_is_told_to_everybody_and_is_no_death() -> None:
     outputs = harness.core.handle(Leave(final=False), harness.now)
     told = [output for output in outputs if isinstance(output, Send)]
     assert {send.to_node for send in told} == {"a", "b"}
-    assert harness.core.local.state is State.LEAVING
+    assert harness.state("me") is State.LEAVING
     assert harness.core.local.is_in_ring
     harness.core.handle(Leave(final=True), harness.now)
-    assert harness.core.local.state is State.LEFT
+    assert harness.state("me") is State.LEFT
     harness.hear("a", None, harness.core.local.with_state(State.DEAD))
-    assert harness.core.local.state is State.LEFT
+    assert harness.state("me") is State.LEFT
 
 
 def test_another_cluster_is_refused_and_changes_nothing() -> None:

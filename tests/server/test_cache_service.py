@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 
 from cacheservice.errors import (
+    AnswerTooLarge,
     CacheServiceError,
     InvalidArgument,
     ResourceExhausted,
@@ -185,7 +186,7 @@ async def test_a_batch_answer_is_cut_at_the_bound_of_a_message(start_node: Start
     found = await cache.BatchGet(pb.BatchGetRequest(keys=list("abcd")))
     kinds = [result.WhichOneof("result") for result in found.results]
     assert kinds == ["response", "error", "error", "error"]
-    assert isinstance(from_status(found.results[1].error), ResourceExhausted)
+    assert isinstance(from_status(found.results[1].error), AnswerTooLarge)
 
 
 async def test_a_message_beyond_the_bound_ends_that_call_alone(start_node: StartNode) -> None:
@@ -196,7 +197,7 @@ async def test_a_message_beyond_the_bound_ends_that_call_alone(start_node: Start
 
 
 async def test_bytes_that_are_no_message_are_refused(channel: grpc.aio.Channel) -> None:
-    raw = channel.unary_unary("/cacheservice.v1.CacheService/Get")
+    raw: Any = channel.unary_unary("/cacheservice.v1.CacheService/Get")
     error = await error_of(raw(b"\xff\xff\xff"))
     assert isinstance(error, InvalidArgument)
     assert error.metadata["field"] == "request"

@@ -1,0 +1,219 @@
+"""The client against real servers in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import grpc
+import pytest
+
+import cacheservice
+from cacheservice.client import Client, Outcome, SetResult
+from cacheservice.config import Settings
+from cacheservice.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    NotACounter,
+    OutcomeUnknown,
+    Unavailable,
+)
+from cacheservice.server.app import NodeServer
+from cacheservice.v1 import cache_pb2 as pb
+from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer, add_CacheServiceServicer_to_server
+
+Start = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture
+def start(stack: AsyncExitStack) -> Start:
+    """Starts a node and gives its address."""
+
+    async def start_node(**settings: Any) -> str:
+        server = NodeServer(Settings(listen="127.0.0.1:0", drain_seconds=0, **settings))
+        address = await server.start()
+        stack.push_async_callback(server.stop)
+        return address
+
+    return start_node
+
+
+@pytest.fixture
+async def cache(start: Start, stack: AsyncExitStack) -> Client:
+    return await stack.enter_async_context(Client(await start(), timeout=5))
+
+
+def test_public_names() -> None:
+    assert cacheservice.__all__ == ["Client"]
+    assert cacheservice.Client is Client
+    with pytest.raises(AttributeError, match="Cleint"):
+        cacheservice.Cleint  # noqa: B018
+
+
+async def test_get_and_set(cache: Client) -> None:
+    assert await cache.get("a") is None
+    assert await cache.get("a", b"default") == b"default"
+    stored = await cache.set("a", b"v", ttl=60)
+    assert stored
+    assert stored == SetResult(True, stored.version, 1)
+    assert await cache.get("a", b"default") == b"v"
+    assert await cache.delete("a")
+    assert not await cache.delete("a")
+
+
+async def test_an_empty_value_is_no_miss(cache: Client) -> None:
+    await cache.set("a", b"")
+    assert await cache.get("a", b"default") == b""
+    assert await cache.get_many(["a", "b"]) == {"a": b""}
+
+
+async def test_lookup(cache: Client) -> None:
+    missing = await cache.lookup("a")
+    assert (missing.outcome, missing.found, missing.value, missing.version) == (Outcome.MISS, False, None, 0)
+    stored = await cache.set("a", b"v", ttl=60, tags=["t"])
+    found = await cache.lookup("a")
+    assert (found.outcome, found.found, found.stale, found.value) == (Outcome.HIT, True, False, b"v")
+    assert (found.version, found.served_by, found.hops) == (stored.version, "n1", 0)
+    assert 59 < found.ttl <= 60
+    assert 0 <= found.age < 1
+
+
+async def test_stale(cache: Client) -> None:
+    await cache.set("a", b"v", ttl=0.001, stale=60)
+    found = await cache.lookup("a")
+    while not found.stale:
+        found = await cache.lookup("a")
+    assert (found.outcome, found.value) == (Outcome.STALE, b"v")
+    assert await cache.get("a") == b"v"
+
+
+async def test_conditions(cache: Client) -> None:
+    assert not await cache.set("a", b"1", if_present=True)
+    first = await cache.set("a", b"2", if_absent=True)
+    assert not await cache.set("a", b"3", if_absent=True)
+    assert not await cache.set("a", b"4", if_version=first.version + 1)
+    assert await cache.set("a", b"5", if_version=first.version)
+    assert await cache.get("a") == b"5"
+    with pytest.raises(ValueError, match="only one"):
+        await cache.set("a", b"", if_absent=True, if_present=True)
+
+
+async def test_many(cache: Client) -> None:
+    values = {f"k{number}": str(number).encode() for number in range(25_000)}
+    await cache.set_many(values, ttl=60)
+    assert await cache.get_many([*values, "missing", "k1"]) == values
+    assert await cache.delete_many(["k1", "k2", "missing"]) == 2
+    assert await cache.get_many([]) == {}
+
+
+async def test_many_large_values_go_in_several_messages(cache: Client) -> None:
+    values = {f"k{number}": bytes(3 * 1024 * 1024) for number in range(20)}
+    await cache.set_many(values)
+    assert await cache.get_many(values) == values
+
+
+async def test_errors_of_single_keys_in_many(cache: Client) -> None:
+    with pytest.raises(InvalidArgument, match="requests\\[1\\]"):
+        await cache.set_many({"a": b"1", "": b"2", "b": b"3"})
+    assert await cache.get_many(["a", "b"]) == {"a": b"1", "b": b"3"}
+    with pytest.raises(InvalidArgument, match="keys\\[0\\]"):
+        await cache.get_many([""])
+    with pytest.raises(InvalidArgument, match="keys\\[0\\]"):
+        await cache.delete_many(["", "a"])
+    assert await cache.get("a") is None
+
+
+async def test_touch_and_incr(cache: Client) -> None:
+    assert not await cache.touch("a", 5)
+    await cache.set("a", b"v")
+    assert await cache.touch("a", 5)
+    assert (await cache.lookup("a")).ttl > 4
+    assert await cache.incr("c") == 1
+    assert await cache.incr("c", 5) == 6
+    assert await cache.incr("d", -1, initial=10, ttl=60) == 9
+    assert (await cache.lookup("d")).ttl > 59
+    with pytest.raises(NotACounter):
+        await cache.incr("a")
+
+
+async def test_a_target_that_is_down_is_passed_over(start: Start) -> None:
+    alive = await start()
+    async with Client(["127.0.0.1:1", alive, "127.0.0.1:2"], timeout=5) as cache:
+        for number in range(10):
+            assert await cache.set(f"k{number}", b"v")
+
+
+async def test_other_nodes_are_learnt_and_take_over(stack: AsyncExitStack) -> None:
+    first, second = (
+        NodeServer(Settings(node_id="n1", listen="127.0.0.1:0", drain_seconds=0)),
+        None,
+    )
+    address = await first.start()
+    second = NodeServer(Settings(node_id="n2", listen="127.0.0.1:0", drain_seconds=0, seeds=(address,)))
+    await second.start()
+    stack.push_async_callback(second.stop)
+    async with Client(address, timeout=5) as cache:
+        served_by = set()
+        for number in range(100):
+            await cache.set(f"k{number}", b"v")
+            served_by.add((await cache.lookup(f"k{number}")).served_by)
+        assert served_by == {"n1", "n2"}
+        await first.stop()
+        for number in range(100):
+            assert await cache.get(f"k{number}") == b"v"
+
+
+async def test_nobody_there() -> None:
+    async with Client("127.0.0.1:1", timeout=5) as cache:
+        with pytest.raises(Unavailable):
+            await cache.get("a")
+        with pytest.raises(OutcomeUnknown):
+            await cache.incr("a")
+
+
+class Silent(CacheServiceServicer):
+    """Takes calls, and never answers them."""
+
+    calls = 0
+
+    async def Get(self, request: pb.GetRequest, context: Any) -> pb.GetResponse:  # noqa: N802
+        self.calls += 1
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "silence")
+        raise AssertionError
+
+    async def Increment(self, request: pb.IncrementRequest, context: Any) -> pb.IncrementResponse:  # noqa: N802
+        self.calls += 1
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "silence")
+        raise AssertionError
+
+
+@pytest.fixture
+async def silent(stack: AsyncExitStack) -> tuple[Silent, str]:
+    server, servicer = grpc.aio.server(), Silent()  # type: ignore[abstract]
+    add_CacheServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    stack.push_async_callback(server.stop, 0)
+    return servicer, f"127.0.0.1:{port}"
+
+
+async def test_what_may_have_been_done_is_not_done_again(silent: tuple[Silent, str]) -> None:
+    servicer, address = silent
+    async with Client([address], timeout=5) as cache:
+        with pytest.raises(OutcomeUnknown):
+            await cache.incr("c")
+        with pytest.raises(DeadlineExceeded):
+            await cache.get("c")
+    assert servicer.calls == 2
+
+
+def test_a_client_needs_a_target() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        Client([])

@@ -1,0 +1,305 @@
+"""Three real nodes: what a client sees while one of them is killed, hangs, stops or comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from cacheservice.client import Client
+from cacheservice.errors import CacheServiceError
+from tests.integration.processes import ClusterProcesses, NodeProcess, free_port, wait_until
+
+TIMEOUT = 5.0
+
+
+class Load:
+    """Writers and readers at work until told to stop; what they were promised, and what failed."""
+
+    def __init__(self, addresses: list[str]) -> None:
+        self.acknowledged: dict[str, bytes] = {}
+        self.failures: list[str] = []
+        self.operations = 0
+        self._addresses = addresses
+        self._stopped = asyncio.Event()
+
+    async def run(self, workers: int = 8) -> None:
+        async with Client(self._addresses, timeout=TIMEOUT) as cache:
+            await asyncio.gather(*(self._work(cache, number) for number in range(workers)))
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    async def until(self, operations: int) -> None:
+        """Waits until this many more operations are done."""
+        goal = self.operations + operations
+        async with asyncio.timeout(60):
+            while self.operations < goal:
+                await asyncio.sleep(0.01)
+
+    async def _work(self, cache: Client, number: int) -> None:
+        random = Random(number)
+        written = 0
+        while not self._stopped.is_set():
+            key, value = f"w{number}:{written}", f"{number}-{written}".encode()
+            try:
+                stored = await cache.set(key, value)
+                if stored.replicas >= 2:
+                    self.acknowledged[key] = value
+                written += 1
+                asked = f"w{number}:{random.randrange(written)}"
+                found = await cache.get(asked)
+                if asked in self.acknowledged and found != self.acknowledged[asked]:
+                    self.failures.append(f"{asked} is {found!r}")
+            except CacheServiceError as error:
+                self.failures.append(f"{key}: {error!r}")
+            self.operations += 2
+
+    async def lost(self) -> list[str]:
+        """The acknowledged writes that cannot be read any longer."""
+        async with Client(self._addresses, timeout=TIMEOUT) as cache:
+            found = await cache.get_many(self.acknowledged)
+        return [key for key, value in self.acknowledged.items() if found.get(key) != value]
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+async def test_losing_a_node_under_load(own_cluster: ClusterProcesses, fault: signal.Signals) -> None:
+    load = Load(own_cluster.addresses)
+    running = asyncio.create_task(load.run())
+    await load.until(400)
+    victim = own_cluster.nodes[1]
+    victim.signal(fault)
+    await load.until(400)
+    rest = {"n1", "n3"}
+    for node in (own_cluster.nodes[0], own_cluster.nodes[2]):
+        await asyncio.to_thread(wait_until, lambda node=node: node.alive() == rest, "the rest agree")  # type: ignore[misc]
+    await load.until(400)
+    load.stop()
+    await running
+    assert load.failures == []
+    assert len(load.acknowledged) > 100
+    assert await load.lost() == []
+
+
+def test_a_node_that_comes_back_elsewhere_is_taken_in(own_cluster: ClusterProcesses, tmp_path: Path) -> None:
+    first, victim, last = own_cluster.nodes
+    old_address = victim.address
+    victim.kill()
+    folder = tmp_path / "again"
+    folder.mkdir()
+    again = NodeProcess(folder, "n2", "--seeds", first.address, listen=f"127.0.0.1:{free_port()}")
+    try:
+        for node in (first, last):
+            wait_until(lambda node=node: node.address_of("n2") == again.address, "n2 is back")  # type: ignore[misc]
+            assert node.alive() == {"n1", "n2", "n3"}
+        assert again.address != old_address
+    finally:
+        again.stop()
+
+
+def test_a_stopped_node_leaves_and_is_not_taken_for_dead(own_cluster: ClusterProcesses) -> None:
+    assert own_cluster.nodes[2].stop() == 0
+    first = own_cluster.nodes[0]
+    wait_until(lambda: first.alive() == {"n1", "n2"}, "n3 has left")
+    log = first.log.read_text()
+    assert "member n3" in log
+    assert "leaving -> left" in log
+    assert "-> dead" not in log
+
+
+def test_sigint_stops_as_well(tmp_path: Path) -> None:
+    node = NodeProcess(tmp_path, "n1")
+    node.wait_ready()
+    node.signal(signal.SIGINT)
+    assert node.process.wait(20) == 0
+
+
+def test_nodes_of_different_clusters_never_mix(tmp_path: Path) -> None:
+    one = NodeProcess(tmp_path, "a1", "--cluster-id", "one")
+    seeds = ("--seeds", one.address, "--join-timeout-seconds", "0.5")
+    other = NodeProcess(tmp_path, "b1", "--cluster-id", "other", *seeds)
+    try:
+        assert other.alive() == {"b1"}
+        assert one.alive() == {"a1"}
+        assert "no seed has answered" in other.log.read_text()
+    finally:
+        assert (one.stop(), other.stop()) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x00" * 64,
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 64,
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        Random(1).randbytes(4096),
+    ],
+    ids=["zeros", "http1", "broken http2", "tls", "random"],
+)
+async def test_garbage_on_the_port_ends_that_connection_alone(
+    shared_cluster: ClusterProcesses, garbage: bytes
+) -> None:
+    host, _, port = shared_cluster.nodes[0].address.partition(":")
+    async with Client(shared_cluster.nodes[0].address, timeout=TIMEOUT) as cache:
+        await cache.set("before", b"v")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.settimeout(30)
+            connection.sendall(garbage)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(4096):
+                pass
+        assert await cache.get("before") == b"v"
+
+
+async def test_a_client_that_hangs_up_in_mid_batch(shared_cluster: ClusterProcesses) -> None:
+    """The process is killed while its batches are on their way."""
+    program = (
+        "import grpc, sys\n"
+        "from cacheservice.v1 import cache_pb2 as pb\n"
+        "from cacheservice.v1.cache_pb2_grpc import CacheServiceStub\n"
+        "stub = CacheServiceStub(grpc.insecure_channel(sys.argv[1]))\n"
+        "requests = [pb.SetRequest(key=f'hung-{n}', value=bytes(300)) for n in range(10_000)]\n"
+        "calls = [stub.BatchSet.future(pb.BatchSetRequest(requests=requests)) for _ in range(3)]\n"
+        "print('sent', flush=True)\n"
+        "[call.result() for call in calls]\n"
+    )
+    address = shared_cluster.nodes[0].address
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", program, address, stdout=pipe)
+    assert child.stdout is not None
+    assert await child.stdout.readline() == b"sent\n"
+    child.kill()
+    await child.communicate()
+    async with Client(address, timeout=TIMEOUT) as cache:
+        await cache.set("after", b"v")
+        assert await cache.get("after") == b"v"
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cacheservice", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_replay_while_a_node_is_killed(own_cluster: ClusterProcesses, tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    random = Random(3)
+    log.write_text("".join(f"{int(random.paretovariate(0.9)) % 2_000},100\n" for _ in range(12_000)))
+    origin = tmp_path / "origin.db"
+    targets = ",".join(own_cluster.addresses)
+    replay = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "cacheservice", "replay", "--target", targets),
+            *("--trace", str(log), "--origin", f"sqlite:{origin}", "--json"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    first = own_cluster.nodes[0]
+
+    def is_under_load() -> bool:
+        stats = json.loads(cli("stats", "--target", first.address, "--json").stdout)
+        return all(node["sets"] > 100 for node in stats["nodes"])
+
+    wait_until(is_under_load, "the replay has begun")
+    assert replay.poll() is None
+    own_cluster.nodes[1].kill()
+    out, err = replay.communicate(timeout=110)
+    assert replay.returncode == 0, err
+    figures = json.loads(out)
+    assert (figures["requests"], figures["failed"], figures["wrong_values"]) == (12_000, 0, 0), out
+    assert figures["hits"] + figures["origin_queries"] == figures["gets"] == 12_000
+    assert 0.5 < figures["hit_ratio"] < 1
+
+
+def test_commands(shared_cluster: ClusterProcesses) -> None:
+    target = ("--target", shared_cluster.nodes[0].address)
+    assert cli("set", "cli:a", "hello", "--ttl", "60", *target).stdout.startswith("stored on 2 nodes")
+    assert cli("get", "cli:a", *target).stdout == "hello\n"
+    found = json.loads(cli("get", "cli:a", "--json", *target).stdout)
+    assert (found["outcome"], found["value"]) == ("hit", "hello")
+    assert cli("touch", "cli:a", "600", *target).stdout == "touched\n"
+    assert json.loads(cli("get", "cli:a", "--json", *target).stdout)["ttl_seconds"] > 599
+    assert cli("incr", "cli:n", "5", *target).stdout == "5\n"
+    assert json.loads(cli("incr", "cli:n", "--json", *target).stdout) == {"value": 6}
+    assert "condition" in cli("set", "cli:a", "x", "--if-absent", *target).stdout
+    assert cli("delete", "cli:a", *target).stdout == "deleted\n"
+    assert cli("delete", "cli:a", *target).stdout == "not found\n"
+    missing = cli("get", "cli:a", *target)
+    assert (missing.returncode, missing.stdout) == (0, "")
+    assert "no entry" in missing.stderr
+    members = json.loads(cli("members", "--json", *target).stdout)["members"]
+    assert [(m["node_id"], m["address"], m["state"]) for m in members] == [
+        (node.node_id, node.address, "alive") for node in shared_cluster.nodes
+    ]
+    ring = json.loads(cli("ring", "--key", "cli:a", "--json", *target).stdout)
+    assert sum(node["share"] for node in ring["nodes"]) == pytest.approx(1)
+    assert len(ring["owners"]) == 2
+    stats = json.loads(cli("stats", "--json", *target).stdout)
+    assert [node["node_id"] for node in stats["nodes"]] == ["n1", "n2", "n3"]
+    assert "n1" in cli("stats", *target).stdout
+    assert "owner" in cli("ring", "--key", "cli:a", *target).stdout
+    assert "alive" in cli("members", *target).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["get", ""], 1, "key must be 1 to 1024 bytes"),
+        (["set", "k", "v", "--ttl", "nan"], 1, "ttl_seconds"),
+        (["get", "k", "--target", "127.0.0.1:1"], 1, "UNAVAILABLE"),
+        (["set", "k", "v", "--if-absent", "--if-present"], 2, "only one"),
+        (["serve", "--max-memory", "3"], 2, "max_memory"),
+        (["serve", "--listen", "0.0.0.0:0"], 2, "advertise"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_failing_commands(
+    shared_cluster: ClusterProcesses, arguments: list[str], code: int, words: str
+) -> None:
+    target = [] if "--target" in arguments or arguments[0] in ("serve", "nonsense") else ["--target"]
+    result = cli(*arguments, *target, *([shared_cluster.nodes[0].address] if target else []))
+    assert (result.returncode, result.stdout) == (code, "")
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_port_that_is_taken_is_an_error(shared_cluster: ClusterProcesses) -> None:
+    result = cli("serve", "--listen", shared_cluster.nodes[0].address)
+    assert result.returncode == 1
+    assert "Address already in use" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_embedded_cluster(tmp_path: Path) -> None:
+    base = free_port()
+    command = [sys.executable, "-m", "cacheservice", "cluster", "--nodes", "2", "--base-port", str(base)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert child.stdout is not None
+    lines = []
+    for line in child.stdout:
+        lines.append(line)
+        if line.startswith("Ctrl-C"):
+            break
+    assert lines[0].startswith("n1 ready at 127.0.0.1:")
+    assert any("grpcurl -plaintext" in line for line in lines)
+    assert cli("members", "--target", f"127.0.0.1:{base}").stdout.count("alive") == 2
+    child.send_signal(signal.SIGINT)
+    assert child.wait(30) == 0
+    child.stdout.close()
+    assert list(tmp_path.iterdir()) == []
