@@ -1,7 +1,30 @@
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # No deadline: the machine's speed is no property of the code. A failure prints what replays it.
 settings.register_profile("cacheservice", deadline=None, print_blob=True)
 settings.load_profile("cacheservice")
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """Finds a tool that `make tools` builds; skips where there is no Go toolchain, but never in CI."""
+
+    def find(name: str) -> str:
+        path = ROOT / ".tools" / name
+        if path.exists():
+            return str(path)
+        if shutil.which("go") is None and "CI" not in os.environ:
+            pytest.skip(f"{name} is built with Go, which is not installed")
+        pytest.fail(f"{name} is missing: run `make tools`")
+
+    return find

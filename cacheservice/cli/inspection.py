@@ -48,7 +48,7 @@ def members(target: Target = DEFAULT_TARGET, json: Json = False) -> None:
         print_json(
             {
                 "cluster_id": topology.cluster_id,
-                "ring_epoch": f"{topology.ring_epoch:016x}",
+                "ring_epoch": str(topology.ring_epoch),
                 "seen_by": topology.node_id,
                 "members": found,
             }
@@ -75,7 +75,7 @@ def ring(
     if json:
         print_json(
             {
-                "ring_epoch": f"{topology.ring_epoch:016x}",
+                "ring_epoch": str(topology.ring_epoch),
                 "virtual_nodes": topology.virtual_nodes,
                 "replication_factor": topology.replication_factor,
                 "nodes": [{"node_id": node_id, "share": share} for node_id, share in shares.items()],
@@ -83,7 +83,7 @@ def ring(
             }
         )
         return
-    print(f"ring {topology.ring_epoch:016x}, each entry on {topology.replication_factor} nodes")
+    print(f"ring {topology.ring_epoch}, each entry on {topology.replication_factor} nodes")
     print_table(("node_id", "share"), [(node_id, f"{share:.1%}") for node_id, share in shares.items()])
     if key:
         print(f"{key}: owner {owners[0]}, replicas {', '.join(owners[1:]) or 'none'}")

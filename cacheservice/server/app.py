@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from cacheservice.clock import SystemClock
 from cacheservice.config import ENTRY_SLACK, NamespaceSettings, Settings, join_address, split_address
@@ -50,6 +50,8 @@ _EXPIRY_SLICE = 500
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 _SERVICES = (
     cache_pb2.DESCRIPTOR.services_by_name["CacheService"].full_name,
@@ -153,7 +155,7 @@ class NodeServer:
         add_AdminServiceServicer_to_server(AdminServicer(settings.node_id, node, in_flight, clock), server)
         add_PeerServiceServicer_to_server(PeerServicer(node, self._gossip, clock, settings), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(_SERVICES, self._server)
+        _enable_reflection(self._server)
 
     def _members_changed(self) -> None:
         """Hands the members to routing. Suspicion moves no keys; only joining, leaving and dying do."""
@@ -164,7 +166,7 @@ class NodeServer:
         ring_members = tuple(sorted(map(_ring_member, in_ring)))
         if ring_members != self._ring.members:
             self._ring = Ring(ring_members, self._settings.vnodes)
-            _log.info("ring %016x: %s", self._ring.epoch, ", ".join(sorted(addresses)))
+            _log.info("ring %d: %s", self._ring.epoch, ", ".join(sorted(addresses)))
         suspects = frozenset(member.node_id for member in in_ring if member.state is State.SUSPECT)
         self._node.set_view(View(self._ring, suspects))
 
@@ -188,9 +190,25 @@ async def serve(settings: Settings) -> None:
     address = await server.start()
     _log.info("ready node=%s address=%s cluster=%s", settings.node_id, address, settings.cluster_id)
     await stopped.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Who asks again, even while the process is on its way out, must not turn a clean end into a kill.
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
     _log.info("stopping")
     await server.stop()
     _log.info("stopped")
+
+
+def _enable_reflection(server: grpc.aio.Server) -> None:
+    """Serves reflection as v1alpha, which grpcio has, and as v1, whose messages are the same."""
+    reflection.enable_server_reflection(_SERVICES, server)
+    handler = grpc.stream_stream_rpc_method_handler(
+        reflection.aio.ReflectionServicer(_SERVICES).ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    methods = {"ServerReflectionInfo": handler}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_REFLECTION_V1, methods),))
 
 
 def _node_config(settings: Settings) -> NodeConfig:

@@ -15,6 +15,7 @@ from cacheservice.v1 import peer_pb2
 MAX_KEY_BYTES = 1024
 MAX_BATCH = 10_000
 MAX_TAGS = 16
+MAX_LEASE_WAIT_MS = 60_000
 MAX_TAG_BYTES = 128
 
 _MAX_UTF8_BYTES = 4
@@ -29,14 +30,16 @@ class Bounds:
 
 
 def get(request: pb.GetRequest) -> Get:
+    key = key_(request.key)
     if request.HasField("lease"):
+        if request.lease.wait_ms > MAX_LEASE_WAIT_MS:
+            bound = f"at most {MAX_LEASE_WAIT_MS}"
+            raise InvalidArgument.of("lease.wait_ms", bound, str(request.lease.wait_ms))
         raise _not_yet("lease")
-    return Get(key_(request.key), request.known_version)
+    return Get(key, request.known_version)
 
 
 def set_(request: pb.SetRequest, bounds: Bounds) -> Set:
-    if request.lease_token:
-        raise _not_yet("lease_token")
     key = key_(request.key)
     if len(request.value) > bounds.max_value_bytes:
         raise InvalidArgument.of("value", f"at most {bounds.max_value_bytes} bytes", f"{len(request.value)}")
@@ -45,6 +48,8 @@ def set_(request: pb.SetRequest, bounds: Bounds) -> Set:
     if request.min_replicas > bounds.replication_factor:
         bound = f"at most the replication factor, {bounds.replication_factor}"
         raise InvalidArgument.of("min_replicas", bound, str(request.min_replicas))
+    if request.lease_token:
+        raise _not_yet("lease_token")
     return Set(
         key,
         request.value,
@@ -97,8 +102,8 @@ def batch_size(field: str, items: Sized) -> None:
 
 
 def in_batch(error: CacheServiceError, field: str, position: int) -> CacheServiceError:
-    """The error of one element of a batch, naming its position."""
-    return type(error)(f"{field}[{position}]: {error.message}", **error.metadata)
+    """The error of one element of a batch, with its position from 0 as `index`."""
+    return type(error)(f"{field}[{position}]: {error.message}", index=str(position), **error.metadata)
 
 
 def key_(key: str) -> str:
@@ -120,7 +125,7 @@ def _milliseconds(field: str, seconds: float) -> int:
 
 def _given_version(version: int) -> None:
     if not version:
-        raise InvalidArgument.of("if_version", "a version, from 1", "0 (for no entry, use if_absent)")
+        raise InvalidArgument.of("if_version", "a version, from 1", "0")
 
 
 def _tags(tags: Sequence[str]) -> tuple[str, ...]:

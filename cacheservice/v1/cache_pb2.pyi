@@ -10,9 +10,12 @@ Conventions that hold for every rpc of this file:
   - Values are 0 to 8 MiB (setting max_value_bytes).
   - A miss or a failed condition is an outcome, never an error status.
   - Errors carry google.rpc.ErrorInfo {reason, domain "cacheservice", metadata}. INVALID_ARGUMENT
-    names the field and its bound. RESOURCE_EXHAUSTED (overloaded, or a value that the store
+    names the field and its bound, in a batch also the element's index, from 0. RESOURCE_EXHAUSTED (overloaded, or a value that the store
     could never hold), UNAVAILABLE (no owner could be reached, or too few replicas) and
     DEADLINE_EXCEEDED are the others that a correct caller can meet.
+  - A request longer than the setting max_message_bytes ends with RESOURCE_EXHAUSTED from gRPC itself,
+    without ErrorInfo; trying it again is no use. Answers may exceed the 4 MiB that many gRPC clients
+    take by default: raise their limit where values or batches are large.
   - ring_epoch is the answering node's hash of the ring's members. A caller that saw another one has
     another ring, and should ask ClusterService.Describe.
 """
@@ -219,7 +222,7 @@ class GetResponse(_message.Message):
     HOPS_FIELD_NUMBER: _builtins.int
     RING_EPOCH_FIELD_NUMBER: _builtins.int
     outcome: Global___GetOutcome.ValueType
-    """What was found; the other fields describe the entry and are empty on a MISS."""
+    """What was found. On a MISS the fields that describe an entry are empty."""
     value: _builtins.bytes
     """The value, 0 bytes to max_value_bytes. Empty also when the entry has known_version."""
     version: _builtins.int
@@ -283,7 +286,9 @@ class SetRequest(_message.Message):
     settings give a default. Finite, not negative, at most 315,360,000 (ten years).
     """
     stale_seconds: _builtins.float
-    """Seconds past ttl_seconds during which the entry is still served, as STALE. The bounds of ttl_seconds."""
+    """Seconds past ttl_seconds during which the entry is still served, as STALE; without effect on an entry
+    that never expires. The bounds of ttl_seconds.
+    """
     load_seconds: _builtins.float
     """Seconds that the caller needed to load the value from its origin; drives early refresh. The
     bounds of ttl_seconds.
@@ -303,7 +308,7 @@ class SetRequest(_message.Message):
     """
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Labels by which InvalidateTag removes the entry: at most 16, each 1 to 128 bytes."""
+        """Labels by which InvalidateTag removes the entry: at most 16, each 1 to 128 bytes without NUL."""
 
     def __init__(
         self,
@@ -404,8 +409,8 @@ class DeleteResponse(_message.Message):
     outcome: Global___DeleteOutcome.ValueType
     """What happened."""
     version: _builtins.int
-    """DELETED and NOT_FOUND: the version of the removal, above every version removed. CONFLICT: the
-    version of the entry that stays.
+    """DELETED, and NOT_FOUND without if_version: the version of the removal, above every version removed.
+    CONFLICT: the version of the entry that stays. NOT_FOUND with if_version: 0.
     """
     ring_epoch: _builtins.int
     """The called node's ring epoch. In a batch it stands in the batch's answer instead."""

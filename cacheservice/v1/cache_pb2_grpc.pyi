@@ -10,9 +10,12 @@ Conventions that hold for every rpc of this file:
   - Values are 0 to 8 MiB (setting max_value_bytes).
   - A miss or a failed condition is an outcome, never an error status.
   - Errors carry google.rpc.ErrorInfo {reason, domain "cacheservice", metadata}. INVALID_ARGUMENT
-    names the field and its bound. RESOURCE_EXHAUSTED (overloaded, or a value that the store
+    names the field and its bound, in a batch also the element's index, from 0. RESOURCE_EXHAUSTED (overloaded, or a value that the store
     could never hold), UNAVAILABLE (no owner could be reached, or too few replicas) and
     DEADLINE_EXCEEDED are the others that a correct caller can meet.
+  - A request longer than the setting max_message_bytes ends with RESOURCE_EXHAUSTED from gRPC itself,
+    without ErrorInfo; trying it again is no use. Answers may exceed the 4 MiB that many gRPC clients
+    take by default: raise their limit where values or batches are large.
   - ring_epoch is the answering node's hash of the ring's members. A caller that saw another one has
     another ring, and should ask ClusterService.Describe.
 """

@@ -88,6 +88,10 @@ class NodeProcess:
         """Asks it to stop, and gives its exit code."""
         if self.process.poll() is None:
             self.process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        """Waits until it has ended, and gives its exit code."""
         try:
             return self.process.wait(DEADLINE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -123,7 +127,7 @@ class ClusterProcesses:
             if node.process.poll() is None:
                 node.signal(signal.SIGCONT)
                 node.process.terminate()
-        return [node.stop() for node in self.nodes]
+        return [node.wait() for node in self.nodes]
 
     def _start(self, node_id: str, listen: str) -> NodeProcess:
         seeds = ",".join(self._seed_addresses)

@@ -115,11 +115,14 @@ def test_a_stopped_node_leaves_and_is_not_taken_for_dead(own_cluster: ClusterPro
     assert "-> dead" not in log
 
 
-def test_sigint_stops_as_well(tmp_path: Path) -> None:
+def test_sigint_stops_as_well_and_impatience_does_no_harm(tmp_path: Path) -> None:
     node = NodeProcess(tmp_path, "n1")
     node.wait_ready()
     node.signal(signal.SIGINT)
-    assert node.process.wait(20) == 0
+    wait_until(lambda: "stopping" in node.log.read_text(), "it is stopping")
+    while node.process.poll() is None:
+        node.signal(signal.SIGTERM)
+    assert node.wait() == 0
 
 
 def test_nodes_of_different_clusters_never_mix(tmp_path: Path) -> None:

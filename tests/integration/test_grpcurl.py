@@ -330,7 +330,9 @@ def test_one_bad_element_spoils_no_batch(
         "error": {
             "code": INVALID_ARGUMENT,
             "message": f"{field}[1]: key must be 1 to 1024 bytes of UTF-8, got 0 bytes",
-            "details": [error_info("INVALID_ARGUMENT", field="key", bound="1 to 1024 bytes of UTF-8")],
+            "details": [
+                error_info("INVALID_ARGUMENT", field="key", bound="1 to 1024 bytes of UTF-8", index="1")
+            ],
         }
     }
 
@@ -416,7 +418,7 @@ def test_health_of_what_is_no_service(nodes: Nodes) -> None:
 KEY_BOUND = "1 to 1024 bytes of UTF-8"
 SECONDS_BOUND = "a number from 0 to 315360000"
 VERSION_BOUND = "a version, from 1"
-VERSION_GOT = "0 (for no entry, use if_absent)"
+VERSION_GOT = "0"
 TAGS_BOUND = "at most 16 tags"
 TAG_BOUND = "tags of 1 to 128 bytes of UTF-8 without NUL"
 BATCH_BOUND = "1 to 10000 elements"

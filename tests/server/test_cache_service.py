@@ -92,6 +92,7 @@ async def test_batches_answer_in_order_each_with_its_own_result(cache: Any) -> N
     error = from_status(stored.results[2].error)
     assert isinstance(error, InvalidArgument)
     assert error.message.startswith("requests[2]: ttl_seconds")
+    assert error.metadata["index"] == "2"
     found = await cache.BatchGet(pb.BatchGetRequest(keys=["d", "zz", "a", "d"]))
     assert [result.response.value for result in found.results] == [b"5", b"", b"1", b"5"]
     assert found.results[1].response.outcome == pb.GET_OUTCOME_MISS
@@ -107,6 +108,8 @@ async def test_batches_answer_in_order_each_with_its_own_result(cache: Any) -> N
     ("rpc", "request_", "field"),
     [
         ("Get", pb.GetRequest(), "key"),
+        ("Get", pb.GetRequest(lease=pb.LeaseOptions()), "key"),
+        ("Get", pb.GetRequest(key="k", lease=pb.LeaseOptions(wait_ms=60_001)), "lease.wait_ms"),
         ("Get", pb.GetRequest(key="k" * (MAX_KEY_BYTES + 1)), "key"),
         ("Get", pb.GetRequest(key="ж" * (MAX_KEY_BYTES // 2 + 1)), "key"),
         ("Set", pb.SetRequest(key="k" * 2048), "key"),
