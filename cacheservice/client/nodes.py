@@ -46,8 +46,8 @@ class NodeStubs:
         self.cluster = ClusterServiceStub(self._channel)
         self.admin = AdminServiceStub(self._channel)
 
-    async def close(self) -> None:
-        await self._channel.close()
+    async def close(self, grace: float | None = None) -> None:
+        await self._channel.close(grace)
 
 
 class Nodes:
@@ -67,6 +67,7 @@ class Nodes:
         self._turn = 0
         self._refreshing: asyncio.Task[None] | None = None
         self._refresh_at = 0.0
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def call(
         self,
@@ -91,6 +92,12 @@ class Nodes:
                 return await rpc(self._node(address), left / 2 if untried and repeatable else left)
             except grpc.aio.AioRpcError as failure:
                 error = from_rpc_error(failure)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Nobody cancelled this call: its channel was closed.
+                raise OutcomeUnknown("the client was closed during the call") from None
             no_answer = type(error) in (Unavailable, DeadlineExceeded)
             if no_answer:
                 self._aside_until[address] = loop.time() + _SET_ASIDE_SECONDS
@@ -117,7 +124,7 @@ class Nodes:
             self._refreshing.cancel()
             with suppress(asyncio.CancelledError):
                 await self._refreshing
-        await asyncio.gather(*(node.close() for node in self._stubs.values()))
+        await asyncio.gather(*(node.close() for node in self._stubs.values()), *self._closing)
         self._stubs.clear()
 
     def _in_turn(self, now: float) -> list[str]:
@@ -151,5 +158,8 @@ class Nodes:
             wanted = {*self._order, *self._targets}
             self._aside_until = {a: until for a, until in self._aside_until.items() if a in wanted}
             for gone in [stub for stub in self._stubs if stub not in wanted]:
-                await self._stubs.pop(gone).close()
+                # Calls under way may finish; all have ended by their deadline.
+                closing = asyncio.create_task(self._stubs.pop(gone).close(self._timeout))
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
             return

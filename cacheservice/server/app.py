@@ -17,7 +17,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from cacheservice.clock import SystemClock
-from cacheservice.config import ENTRY_SLACK, NamespaceSettings, Settings, join_address, split_address
+from cacheservice.config import PEER_SLACK, NamespaceSettings, Settings, join_address, split_address
 from cacheservice.membership import Member, Membership, MembershipConfig, State
 from cacheservice.node.namespaces import NamespacePolicy, Namespaces
 from cacheservice.node.node import Node, NodeConfig
@@ -31,6 +31,7 @@ from cacheservice.server.cluster_service import ClusterServicer
 from cacheservice.server.gossip import Gossip
 from cacheservice.server.guard import InFlight, TolerantServer
 from cacheservice.server.peer_service import PeerServicer
+from cacheservice.server.supervision import for_ever
 from cacheservice.server.transport import GrpcTransport
 from cacheservice.store import Store
 from cacheservice.v1 import admin_pb2, cache_pb2, cluster_pb2, peer_pb2
@@ -70,7 +71,7 @@ class NodeServer:
         self._settings = settings
         self._clock = SystemClock()
         self._health = HealthServicer()
-        max_message_bytes = settings.max_message_bytes + ENTRY_SLACK
+        max_message_bytes = settings.max_message_bytes + PEER_SLACK
         self._channels = PeerChannels(max_message_bytes)
         self._server = grpc.aio.server(
             options=[*channel_options(max_message_bytes), ("grpc.so_reuseport", 0)],
@@ -115,7 +116,7 @@ class NodeServer:
         await self._set_health({"": True, LIVENESS: True, READINESS: False})
         await self._server.start()
         self._gossip.start()
-        self._expiry = asyncio.create_task(self._collect_expired(store))
+        self._expiry = asyncio.create_task(for_ever("expiry", lambda: self._collect_expired(store)))
         if settings.seeds and not await self._gossip.joined(settings.join_timeout_seconds):
             _log.warning("no seed has answered; serving alone until one does")
         await self._set_health({READINESS: True})

@@ -49,7 +49,6 @@ class CacheServicer(CacheServiceServicer):
 
     @unary
     async def BatchGet(self, request: pb.BatchGetRequest, context: Context) -> pb.BatchGetResponse:
-        decode.batch_size("keys", request.keys)
         answers = await self._execute_batch(
             "keys", request.keys, lambda key: ops.Get(decode.key_(key)), context
         )
@@ -65,7 +64,6 @@ class CacheServicer(CacheServiceServicer):
 
     @unary
     async def BatchSet(self, request: pb.BatchSetRequest, context: Context) -> pb.BatchSetResponse:
-        decode.batch_size("requests", request.requests)
         answers = await self._execute_batch(
             "requests", request.requests, lambda item: decode.set_(item, self._bounds), context
         )
@@ -81,7 +79,6 @@ class CacheServicer(CacheServiceServicer):
 
     @unary
     async def BatchDelete(self, request: pb.BatchDeleteRequest, context: Context) -> pb.BatchDeleteResponse:
-        decode.batch_size("keys", request.keys)
         answers = await self._execute_batch(
             "keys", request.keys, lambda key: ops.Delete(decode.key_(key)), context
         )
@@ -113,16 +110,10 @@ class CacheServicer(CacheServiceServicer):
         self, field: str, items: Sequence[Any], to_operation: Callable[[Any], Operation], context: Context
     ) -> list[Answer]:
         """The answers, in order; an element that is out of bounds has its error, and the others go on."""
-        operations: list[Operation] = []
-        refused: dict[int, CacheServiceError] = {}
-        for position, item in enumerate(items):
-            try:
-                operations.append(to_operation(item))
-            except CacheServiceError as error:
-                refused[position] = decode.in_batch(error, field, position)
+        batch = decode.Decoded(field, items, to_operation)
         with self._in_flight:
-            done = iter(await self._node.execute(operations, timeout_ms=self._timeout_ms(context)))
-        return [refused[position] if position in refused else next(done) for position in range(len(items))]
+            answers = await self._node.execute(batch.operations, timeout_ms=self._timeout_ms(context))
+        return batch.with_refusals(answers)
 
     def _timeout_ms(self, context: Context) -> int:
         remaining = context.time_remaining()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cacheservice.config import MAX_TTL_SECONDS
 from cacheservice.errors import CacheServiceError, InvalidArgument, Unimplemented
-from cacheservice.node.operations import Delete, Get, Increment, Operation, Set, Touch
+from cacheservice.node.operations import Answer, Delete, Get, Increment, Operation, Set, Touch
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1 import peer_pb2
 
@@ -19,6 +20,8 @@ MAX_LEASE_WAIT_MS = 60_000
 MAX_TAG_BYTES = 128
 
 _MAX_UTF8_BYTES = 4
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +98,36 @@ def operation(request: peer_pb2.Operation, bounds: Bounds) -> Operation:
             raise InvalidArgument.of("operation", "present", "none")
 
 
+class Decoded:
+    """The operations of a batch; elements out of bounds have their error instead, the others go on."""
+
+    def __init__(self, field: str, items: Sequence[Item], to_operation: Callable[[Item], Operation]) -> None:
+        batch_size(field, items)
+        self.operations: list[Operation] = []
+        self._size = len(items)
+        self._refused: dict[int, CacheServiceError] = {}
+        for position, item in enumerate(items):
+            try:
+                self.operations.append(to_operation(item))
+            except CacheServiceError as error:
+                self._refused[position] = _in_batch(error, field, position)
+
+    def with_refusals(self, answers: Sequence[Answer]) -> list[Answer]:
+        """The answers to `operations`, and the errors of the others, in the order of the batch."""
+        done = iter(answers)
+        return [
+            self._refused[position] if position in self._refused else next(done)
+            for position in range(self._size)
+        ]
+
+
 def batch_size(field: str, items: Sized) -> None:
     """Refuses a batch that is empty or too long."""
     if not 1 <= len(items) <= MAX_BATCH:
         raise InvalidArgument.of(field, f"1 to {MAX_BATCH} elements", str(len(items)))
 
 
-def in_batch(error: CacheServiceError, field: str, position: int) -> CacheServiceError:
+def _in_batch(error: CacheServiceError, field: str, position: int) -> CacheServiceError:
     """The error of one element of a batch, with its position from 0 as `index`."""
     return type(error)(f"{field}[{position}]: {error.message}", index=str(position), **error.metadata)
 

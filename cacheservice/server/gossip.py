@@ -26,6 +26,7 @@ from cacheservice.membership.messages import (
 )
 from cacheservice.server import peer_codec
 from cacheservice.server.channels import PeerChannels
+from cacheservice.server.supervision import for_ever
 from cacheservice.v1 import peer_pb2
 from cacheservice.wire import from_rpc_error
 
@@ -68,7 +69,8 @@ class Gossip:
         return self._core.members
 
     def start(self) -> None:
-        self._loops = [asyncio.create_task(self._run_timer()), asyncio.create_task(self._resolve_seeds())]
+        loops = {"gossip": self._run_timer, "seeds": self._resolve_seeds}
+        self._loops = [asyncio.create_task(for_ever(name, work)) for name, work in loops.items()]
 
     async def joined(self, timeout: float) -> bool:
         """Waits until another member is known, for at most `timeout` seconds."""
@@ -128,7 +130,7 @@ class Gossip:
 
     async def _resolve_seeds(self) -> None:
         resolved: tuple[str, ...] = ()
-        while self._seeds:
+        while True:
             found = await asyncio.gather(*map(_resolve, self._seeds))
             addresses = tuple(sorted({address for some in found for address in some}))
             if addresses != resolved:

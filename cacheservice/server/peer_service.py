@@ -27,17 +27,19 @@ class PeerServicer(PeerServiceServicer):
     @unary
     async def Forward(self, request: peer_pb2.ForwardRequest, context: Context) -> peer_pb2.ForwardResponse:
         self._check(request.header)
-        decode.batch_size("operations", request.operations)
+        batch = decode.Decoded(
+            "operations", request.operations, lambda item: decode.operation(item, self._bounds)
+        )
         remaining = context.time_remaining()
         answers = await self._node.execute(
-            [decode.operation(operation, self._bounds) for operation in request.operations],
+            batch.operations,
             timeout_ms=self._default_timeout_ms if remaining is None else round(remaining * 1_000),
             hops_left=min(request.hops_left, MAX_HOPS - 1),
             unreachable=frozenset(request.unreachable),
         )
+        answers = encode.within(batch.with_refusals(answers), self._max_answer_bytes)
         return peer_pb2.ForwardResponse(
-            results=map(encode.operation_result, encode.within(answers, self._max_answer_bytes)),
-            ring_epoch=self._node.ring_epoch,
+            results=map(encode.operation_result, answers), ring_epoch=self._node.ring_epoch
         )
 
     @unary

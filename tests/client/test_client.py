@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -212,6 +213,28 @@ async def test_what_may_have_been_done_is_not_done_again(silent: tuple[Silent, s
         with pytest.raises(DeadlineExceeded):
             await cache.get("c")
     assert servicer.calls == 2
+
+
+async def test_closing_the_client_ends_calls_under_way_with_an_error(stack: AsyncExitStack) -> None:
+    started = asyncio.Event()
+
+    class Slow(Silent):
+        async def Get(self, request: pb.GetRequest, context: Any) -> pb.GetResponse:  # noqa: N802
+            started.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    server = grpc.aio.server()
+    add_CacheServiceServicer_to_server(Slow(), server)  # type: ignore[abstract]
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    stack.push_async_callback(server.stop, 0)
+    cache = Client(f"127.0.0.1:{port}", timeout=60)
+    reading = asyncio.create_task(cache.get("a"))
+    await started.wait()
+    await cache.close()
+    with pytest.raises(OutcomeUnknown):
+        await reading
 
 
 def test_a_client_needs_a_target() -> None:

@@ -16,7 +16,8 @@ from cacheservice.config import MiB, Settings
 from cacheservice.server.app import LIVENESS, READINESS
 
 BASE = Path(__file__).resolve().parents[2] / "deploy" / "k8s" / "base"
-OLDEST, NEWEST = "1.29", "1.37"
+OLDEST, NEWEST = "1.30", "1.37"
+"""The sleep before the stop is there without being asked for since 1.30."""
 
 Object = dict[str, Any]
 
@@ -107,7 +108,10 @@ def test_probes_ask_for_what_the_server_serves(pod: Object) -> None:
 
 
 def test_there_is_time_to_drain_and_memory_beyond_the_entries(objects: list[Object], pod: Object) -> None:
-    assert pod["terminationGracePeriodSeconds"] > Settings.model_fields["drain_seconds"].default
+    [container] = pod["containers"]
+    sleep_seconds = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    drain_seconds = Settings.model_fields["drain_seconds"].default
+    assert pod["terminationGracePeriodSeconds"] > sleep_seconds + drain_seconds
     [config] = of_kind(objects, "ConfigMap")
     size = TypeAdapter(ByteSize)
     entries = size.validate_python(config["data"]["CACHESERVICE_MAX_MEMORY"])

@@ -315,6 +315,20 @@ async def test_peers_that_mean_somebody_else_are_refused(channel: grpc.aio.Chann
     assert isinstance(await error_of(peer.Gossip(nonsense)), InvalidArgument)
 
 
+async def test_one_bad_operation_of_a_peer_does_not_spoil_the_others(channel: grpc.aio.Channel) -> None:
+    peer: Any = PeerServiceStub(channel)
+    header = peer_pb2.PeerHeader(cluster_id="cacheservice", to_node="n1")
+    operations = [
+        peer_pb2.Operation(set=pb.SetRequest(key="k", value=b"v")),
+        peer_pb2.Operation(get=pb.GetRequest()),
+        peer_pb2.Operation(),
+        peer_pb2.Operation(get=pb.GetRequest(key="k")),
+    ]
+    answer = await peer.Forward(peer_pb2.ForwardRequest(header=header, operations=operations))
+    assert [result.WhichOneof("result") for result in answer.results] == ["set", "error", "error", "get"]
+    assert answer.results[3].get.value == b"v"
+
+
 async def test_an_error_carries_its_details_in_the_standard_place(cache: Any) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cache.Get(pb.GetRequest())
