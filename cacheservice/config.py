@@ -36,8 +36,8 @@ MAX_TTL_SECONDS = 315_360_000.0
 """Ten years: the longest time to live."""
 ENTRY_SLACK = 64 * KiB
 """What key, tags and framing may add to a value in one message."""
-PEER_SLACK = MiB
-"""What 10,000 entries may grow by when a node passes a client's batch on to others."""
+PEER_SLACK = 4 * MiB
+"""What 10,000 entries, or their answers, may take beyond max_message_bytes on their way between nodes."""
 
 
 def split_address(address: str) -> tuple[str, int]:

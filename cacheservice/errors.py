@@ -16,7 +16,7 @@
     │   ├── WrongOwner          the nodes' rings differ and the hop limit is used up
     │   ├── TooFewReplicas      fewer nodes than min_replicas hold the entry
     │   ├── OutcomeUnknown      the owner went away while it may have been at work
-    │   └── Draining            the node is about to stop
+    │   └── NotReady            the node has not joined its cluster yet; another one can answer
     ├── DeadlineExceeded        the caller's time is up
     ├── Unimplemented           part of the contract that this version does not serve
     └── InternalError           a defect; the node's log has the details
@@ -108,8 +108,8 @@ class OutcomeUnknown(Unavailable):
     reason = "OUTCOME_UNKNOWN"
 
 
-class Draining(Unavailable):
-    reason = "DRAINING"
+class NotReady(Unavailable):
+    reason = "NOT_READY"
 
 
 class DeadlineExceeded(CacheServiceError):

@@ -1,7 +1,11 @@
-"""Errors on the wire: each error class is one gRPC status code and one ErrorInfo reason, both ways."""
+"""Errors on the wire: each error class is one gRPC status code and one ErrorInfo reason, both ways.
+
+Also what both sides need to know of a connection before a call: whether there is one.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import grpc
@@ -72,6 +76,24 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> CacheServiceError:
         # Not by this side, which raises asyncio.CancelledError: the server stopped before it took the call.
         return errors.Unavailable(error.details() or "the server cancelled the call")
     return from_status(Status(code=error.code().value[0], message=error.details() or error.code().name))
+
+
+async def connects(channel: grpc.aio.Channel, seconds: float) -> bool:
+    """Whether the channel is connected, or becomes so in time. If not, nothing was sent over it.
+
+    What a call that fails has done by then cannot be told from its status alone.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                state = channel.get_state(try_to_connect=True)
+                if state is grpc.ChannelConnectivity.READY:
+                    return True
+                if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
+                    return False
+                await channel.wait_for_state_change(state)
+    except TimeoutError:
+        return False
 
 
 def _packed(detail: ErrorInfo | RetryInfo) -> Any:

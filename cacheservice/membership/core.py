@@ -22,6 +22,7 @@ from cacheservice.membership.messages import (
     Event,
     Leave,
     Message,
+    NameTaken,
     Output,
     PeerFailed,
     Ping,
@@ -271,7 +272,7 @@ class Membership:
         elif not news.is_in_ring:
             self._gone_since[news.node_id] = now
         before = known.state if known is not None else None
-        if known is None or before is not news.state or known.address != news.address:
+        if known is None or replace(known, epoch=news.epoch, incarnation=news.incarnation) != news:
             self._out.append(Changed(news, before, reason))
 
     def _refute(self, news: Member) -> None:
@@ -279,6 +280,8 @@ class Membership:
         local = self._local
         if not news.supersedes(local):
             return
+        if news.address != local.address and news.epoch != local.epoch and news.state is State.ALIVE:
+            self._out.append(NameTaken(news.address))
         epoch = local.epoch if news.epoch == local.epoch else news.epoch + 1
         self._set_local(replace(local, epoch=epoch, incarnation=news.incarnation + 1))
 

@@ -102,4 +102,11 @@ class Changed:
     reason: str
 
 
-Output = Send | Changed
+@dataclass(frozen=True, slots=True)
+class NameTaken:
+    """Output: another process, at `address`, goes by this node's id. One of them must be renamed."""
+
+    address: str
+
+
+Output = Send | Changed | NameTaken

@@ -47,7 +47,9 @@ class NodeConfig:
     replication_timeout_ms: int = 500
     """How long a write waits for its replicas."""
     shun_ms: int = 1_000
-    """How long a peer that gave no answer is asked last."""
+    """How often a peer that gave no answer is tried again."""
+    settling_ms: int = 120_000
+    """For how long after a change of the ring a node that lacks a key asks the key's other owners."""
 
 
 @dataclass(slots=True)
@@ -85,9 +87,10 @@ class Node:
         self._clock = clock
         self._transport = transport
         self._view = view
-        self._is_shunned = Shunned(config.shun_ms)
+        self._shunned = Shunned(config.shun_ms)
+        self._settled_at = 0
         self._on_peer_failed = on_peer_failed
-        self._replicator = Replicator(transport, self._peer_failed, self._is_shunned.answered)
+        self._replicator = Replicator(transport, self._is_avoided, self._peer_failed, self._shunned.answered)
 
     @property
     def ring_epoch(self) -> int:
@@ -97,10 +100,24 @@ class Node:
     def replication_failures(self) -> int:
         return self._replicator.failures
 
+    @property
+    def hints(self) -> int:
+        """Writes that replicas have yet to be told of."""
+        return len(self._replicator.hints)
+
     def set_view(self, view: View) -> None:
         """Routes by `view` from now on; requests under way use it for what they try next."""
+        if view.ring.epoch != self._view.ring.epoch:
+            self._settled_at = self._clock.now_ms() + self._config.settling_ms
         self._view = view
-        self._is_shunned.retain(frozenset(member.node_id for member in view.ring.members))
+        self._shunned.retain(frozenset(member.node_id for member in view.ring.members))
+
+    async def replay_hints(self) -> None:
+        """Sends some of what they missed to the replicas that can be reached again. To be called often."""
+        in_ring = {member.node_id for member in self._view.ring.members}
+        for node_id in self._replicator.hints.nodes():
+            if node_id in in_ring and not self._is_avoided(node_id):
+                await self._replicator.replay(node_id, self.shard.change, self._config.replication_timeout_ms)
 
     async def execute(
         self,
@@ -115,7 +132,7 @@ class Node:
         `hops_left` and `unreachable` (nodes not to be tried) come with a request from another node.
         """
         call = _Call(self._clock.now_ms() + timeout_ms, hops_left)
-        if len(operations) == 1 and self._next_node(call, operations[0].key, unreachable) == self._node_id:
+        if len(operations) == 1 and self._view.ring.owners(operations[0].key, 1) == (self._node_id,):
             return await self._execute_here(call, operations, unreachable)
         answers: list[Answer | None] = [None] * len(operations)
         pending = list(range(len(operations)))
@@ -189,6 +206,8 @@ class Node:
     async def _execute_here(
         self, call: _Call, operations: Sequence[Operation], unreachable: frozenset[str]
     ) -> list[Answer]:
+        if self._clock.now_ms() < self._settled_at:
+            await self._fetch_missing(call, operations)
         answers: list[Answer] = []
         changes: list[Change] = []
         targets: list[list[str]] = []
@@ -206,11 +225,63 @@ class Node:
                 positions.append(len(answers))
             answers.append(answer)
         if changes:
-            timeout_ms = self._attempt_ms(call, self._config.replication_timeout_ms)
-            copies = await self._replicator.replicate(changes, targets, timeout_ms)
-            for position, count in zip(positions, copies, strict=True):
-                answers[position] = _with_replicas(operations[position], answers[position], 1 + count)
+            written = await self._replicate(call, changes, targets)
+            for position, (version, copies) in zip(positions, written, strict=True):
+                answers[position] = _written(operations[position], answers[position], version, 1 + copies)
         return answers
+
+    async def _replicate(
+        self, call: _Call, changes: Sequence[Change], targets: Sequence[list[str]]
+    ) -> list[tuple[int, int]]:
+        """The version of each change in the end, and how many replicas hold it.
+
+        A replica that has a later version shows that this node missed a write, made while it could not be
+        reached: the change, which is the later one in truth, gets a version above that and goes out again.
+        """
+        timeout_ms = self._attempt_ms(call, self._config.replication_timeout_ms)
+        copies = await self._replicator.replicate(changes, targets, timeout_ms)
+        newer: dict[int, Change] = {}
+        for position, (change, made) in enumerate(zip(changes, copies, strict=True)):
+            if made.later > change.version:
+                outdone = self.shard.outdo(change, made.later)
+                if outdone is not None:
+                    newer[position] = outdone
+        if newer:
+            timeout_ms = self._attempt_ms(call, self._config.replication_timeout_ms)
+            again = [targets[position] for position in newer]
+            second = await self._replicator.replicate(list(newer.values()), again, timeout_ms)
+            for position, made in zip(newer, second, strict=True):
+                copies[position] = made
+        return [
+            (newer[position].version if position in newer else change.version, copies[position].count)
+            for position, change in enumerate(changes)
+        ]
+
+    async def _fetch_missing(self, call: _Call, operations: Sequence[Operation]) -> None:
+        """Takes over, from their other owners, the keys that this node does not have.
+
+        While the ring has changed lately this node may own keys that it never got: it was added, or came
+        back without them.
+        """
+        by_node: dict[str, list[str]] = {}
+        for key in {operation.key: None for operation in operations}:
+            if self.shard.change(key) is None:
+                for node_id in self._replicas(key, _NOWHERE):
+                    by_node.setdefault(node_id, []).append(key)
+        timeout_ms = self._attempt_ms(call, self._config.replication_timeout_ms)
+        await asyncio.gather(*(self._fetch(*item, timeout_ms) for item in by_node.items()))
+
+    async def _fetch(self, node_id: str, keys: list[str], timeout_ms: int) -> None:
+        if self._is_avoided(node_id):
+            return
+        try:
+            changes = await self._transport.fetch(node_id, keys, timeout_ms=timeout_ms)
+        except PeerUnreachable:
+            self._peer_failed(node_id)
+            return
+        self._shunned.answered(node_id)
+        for change in changes:
+            self.shard.merge(change)
 
     async def _execute_there(
         self, call: _Call, node_id: str, operations: Sequence[Operation], unreachable: frozenset[str]
@@ -233,7 +304,7 @@ class Node:
                 else None
                 for operation in operations
             ]
-        self._is_shunned.answered(node_id)
+        self._shunned.answered(node_id)
         return [
             replace(answer, hops=answer.hops + 1) if isinstance(answer, GetResult) else answer
             for answer in answers
@@ -248,23 +319,27 @@ class Node:
         owners = view.ring.owners(key, self._config.replication_factor)
         if self._node_id in owners and (owners[0] == self._node_id or not call.hops_left):
             return self._node_id
-        now = self._clock.now_ms()
         candidates = [node_id for node_id in owners if node_id not in unreachable]
-        return min(
-            candidates,
-            key=lambda node_id: (
-                node_id != self._node_id and (node_id in view.suspects or self._is_shunned(node_id, now))
-            ),
-            default=None,
-        )
+        for node_id in candidates:
+            if node_id == self._node_id or not self._is_avoided(node_id):
+                return node_id
+        return candidates[0] if candidates else None
+
+    def _is_avoided(self, node_id: str) -> bool:
+        """Whether the peer is suspected, or gave no answer lately."""
+        return node_id in self._view.suspects or self._shunned.holds(node_id, self._clock.now_ms())
 
     def _replicas(self, key: str, unreachable: frozenset[str]) -> list[str]:
-        now = self._clock.now_ms()
-        return [
-            node_id
-            for node_id in self._view.ring.owners(key, self._config.replication_factor)
-            if node_id != self._node_id and node_id not in unreachable and not self._is_shunned(node_id, now)
-        ]
+        """The other owners of `key`, but for those that it is no use to try; they are hinted."""
+        others: list[str] = []
+        for node_id in self._view.ring.owners(key, self._config.replication_factor):
+            if node_id == self._node_id:
+                continue
+            if node_id in unreachable:
+                self._replicator.hints.add(node_id, key)
+            else:
+                others.append(node_id)
+        return others
 
     def _attempt_ms(self, call: _Call, limit_ms: int) -> int:
         """Time for one attempt: half of what is left at most, so that the caller still hears of it, and
@@ -272,20 +347,23 @@ class Node:
         return max(1, min(limit_ms, (call.deadline - self._clock.now_ms()) // 2))
 
     def _peer_failed(self, node_id: str) -> None:
-        self._is_shunned.failed(node_id, self._clock.now_ms())
+        self._shunned.failed(node_id, self._clock.now_ms())
         self._on_peer_failed(node_id)
 
 
-def _with_replicas(operation: Operation, answer: Answer, replicas: int) -> Answer:
-    if not isinstance(operation, Set) or not isinstance(answer, SetResult):
+def _written(operation: Operation, answer: Answer, version: int, replicas: int) -> Answer:
+    """The answer to a write that now has `version` on so many nodes."""
+    if isinstance(answer, CacheServiceError | GetResult):
         return answer
+    if not isinstance(answer, SetResult) or not isinstance(operation, Set):
+        return replace(answer, version=version)
     if replicas < operation.min_replicas:
         return TooFewReplicas(
             f"{shown(operation.key)} is on {replicas} nodes, not on {operation.min_replicas}",
             replicas=str(replicas),
             min_replicas=str(operation.min_replicas),
         )
-    return replace(answer, replicas=replicas)
+    return replace(answer, version=version, replicas=replicas)
 
 
 def _no_owner(operation: Operation, unreachable: frozenset[str]) -> NoOwnerReachable:

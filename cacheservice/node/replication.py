@@ -4,37 +4,53 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from cacheservice.node.hints import Hints
 from cacheservice.node.operations import Change
 from cacheservice.node.transport import PeerUnreachable, Transport
 
+HINTS_AT_A_TIME = 500
+
+
+@dataclass(slots=True)
+class Copies:
+    """How many replicas hold a change, and the highest later version that one of them holds instead."""
+
+    count: int = 0
+    later: int = 0
+
 
 class Replicator:
-    """Sends changes to replicas, all that go to one of them in one request, and counts the copies."""
+    """Sends changes to replicas, all that go to one of them in one request, and counts the copies.
+
+    A replica that does not answer in time, or is `is_avoided` for now, does not fail the write: it is
+    hinted, and gets what it missed from `replay`.
+    """
 
     def __init__(
         self,
         transport: Transport,
+        is_avoided: Callable[[str], bool],
         on_failed: Callable[[str], None],
         on_answered: Callable[[str], None],
     ) -> None:
         self.failures = 0
+        self.hints = Hints()
         self._transport = transport
+        self._is_avoided = is_avoided
         self._on_failed = on_failed
         self._on_answered = on_answered
 
     async def replicate(
         self, changes: Sequence[Change], targets: Sequence[Sequence[str]], timeout_ms: int
-    ) -> list[int]:
-        """Gives each change to its targets; how many of them hold each, after at most timeout_ms.
-
-        A replica that does not answer in time does not fail the write. `failures` counts its copies.
-        """
+    ) -> list[Copies]:
+        """Gives each change to its targets, and waits for their answers at most `timeout_ms`."""
         by_node: dict[str, list[int]] = {}
         for position, node_ids in enumerate(targets):
             for node_id in node_ids:
                 by_node.setdefault(node_id, []).append(position)
-        copies = [0] * len(changes)
+        copies = [Copies() for _ in changes]
         if len(by_node) == 1:
             [(node_id, positions)] = by_node.items()
             await self._send(node_id, positions, changes, copies, timeout_ms)
@@ -44,23 +60,46 @@ class Replicator:
             )
         return copies
 
+    async def replay(self, node_id: str, change_of: Callable[[str], Change | None], timeout_ms: int) -> None:
+        """Sends the node some of what it missed, as `change_of` a key has it now."""
+        keys = self.hints.oldest(node_id, HINTS_AT_A_TIME)
+        changes = [change for change in map(change_of, keys) if change is not None]
+        try:
+            if changes:
+                await self._transport.replicate(node_id, changes, timeout_ms=timeout_ms)
+        except PeerUnreachable:
+            self._on_failed(node_id)
+            return
+        self._on_answered(node_id)
+        self.hints.discard(node_id, keys)
+
     async def _send(
         self,
         node_id: str,
         positions: list[int],
         changes: Sequence[Change],
-        copies: list[int],
+        copies: list[Copies],
         timeout_ms: int,
     ) -> None:
+        sent = [changes[position] for position in positions]
+        if self._is_avoided(node_id):
+            self._missed(node_id, sent)
+            return
         try:
-            held = await self._transport.replicate(
-                node_id, [changes[position] for position in positions], timeout_ms=timeout_ms
-            )
+            versions = await self._transport.replicate(node_id, sent, timeout_ms=timeout_ms)
         except PeerUnreachable:
-            self.failures += len(positions)
             self._on_failed(node_id)
+            self._missed(node_id, sent)
             return
         self._on_answered(node_id)
-        for position, is_held in zip(positions, held, strict=True):
-            copies[position] += is_held
-            self.failures += not is_held
+        for position, version in zip(positions, versions, strict=True):
+            if version == changes[position].version:
+                copies[position].count += 1
+            else:
+                copies[position].later = max(copies[position].later, version)
+                self.failures += not version
+
+    def _missed(self, node_id: str, changes: Sequence[Change]) -> None:
+        self.failures += len(changes)
+        for change in changes:
+            self.hints.add(node_id, change.key)

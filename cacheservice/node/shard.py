@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 from cachetools import TTLCache
+from xxhash import xxh3_64_intdigest
 
 from cacheservice.clock import Clock, HybridLogicalClock
 from cacheservice.errors import CounterOverflow, EntryTooLarge, NotACounter, shown
@@ -40,7 +41,8 @@ class Shard:
     """This node's part of the cache: each operation in one step, without waiting for anybody.
 
     A tombstone keeps the version of a removed entry for a minute, so that an older copy that arrives late
-    does not bring it back; of more than MAX_TOMBSTONES the oldest go.
+    does not bring it back; of more than MAX_TOMBSTONES the oldest go. It stands under a hash of the key,
+    so that long keys cost no more than short ones.
     """
 
     def __init__(self, node_id: str, store: Store, clock: Clock, namespaces: Namespaces) -> None:
@@ -49,7 +51,7 @@ class Shard:
         self._clock = clock
         self._versions = HybridLogicalClock(clock)
         self._namespaces = namespaces
-        self._tombstones: TTLCache[str, int] = TTLCache(MAX_TOMBSTONES, TOMBSTONE_MS, timer=clock.now_ms)
+        self._tombstones: TTLCache[int, int] = TTLCache(MAX_TOMBSTONES, TOMBSTONE_MS, timer=clock.now_ms)
 
     @property
     def tombstones(self) -> int:
@@ -73,7 +75,7 @@ class Shard:
     def apply(self, operation: Operation) -> tuple[Result, Change | None]:
         """Does the operation here, as the owner; the change, if any, is for the replicas.
 
-        Raises EntryTooLarge, NotACounter, shown or CounterOverflow, and then has changed nothing.
+        Raises EntryTooLarge, NotACounter or CounterOverflow, and then has changed nothing.
         """
         match operation:
             case Get():
@@ -87,30 +89,57 @@ class Shard:
             case Increment():
                 return self._increment(operation)
 
-    def merge(self, change: Change) -> bool:
-        """Takes over a change made elsewhere, unless what is here is newer; False when it does not fit.
+    def merge(self, change: Change) -> int:
+        """Takes over a change made elsewhere, unless what is here is newer.
 
-        The outcome does not depend on the order in which changes come: the higher version wins, of equal
-        ones a removal, then the larger value.
+        Returns the version that is here afterwards: the change's own, or a higher one, or 0 when the
+        entry does not fit. Which value stays does not depend on the order in which changes come: the
+        higher version wins, of equal ones a removal, then the larger value.
         """
         self._versions.observe(change.version)
         current = self.store.peek(change.key, self._clock.now_ms())
-        removed_at = self._tombstones.get(change.key, 0)
+        removed_at = self._removed_at(change.key)
         if removed_at >= change.version:
-            return True
+            return removed_at
         if current is not None and not _wins(change, current):
-            return True
+            return current.version
         if change.entry is None:
             self.store.delete(change.key)
-            self._tombstones[change.key] = change.version
-            return True
+            self._bury(change.key, change.version)
+            return change.version
         try:
             self._put(change.key, change.entry)
         except EntryTooLarge:
             # The older copy must not be served once the newer one is acknowledged elsewhere.
             self.store.delete(change.key)
-            return False
-        return True
+            return 0
+        return change.version
+
+    def change(self, key: str) -> Change | None:
+        """What a replica needs to hold the same of `key` as this node; None when nothing is known of it."""
+        entry = self.store.peek(key, self._clock.now_ms())
+        if entry is not None:
+            return Change(key, entry.version, entry)
+        removed_at = self._removed_at(key)
+        return Change(key, removed_at, None) if removed_at else None
+
+    def outdo(self, change: Change, version: int) -> Change | None:
+        """Gives the change, made here, a version above `version`; None when it has been overwritten since.
+
+        For when a replica turns out to hold a later version: this node missed a write, and its own, which
+        came after, must not lose to that.
+        """
+        current = self.change(change.key)
+        if current is None or current.version != change.version:
+            return None
+        self._versions.observe(version)
+        newer = self._versions.next(after=version)
+        if change.entry is None:
+            self._bury(change.key, newer)
+            return Change(change.key, newer, None)
+        entry = replace(change.entry, version=newer)
+        self._put(change.key, entry)
+        return Change(change.key, newer, entry)
 
     def _set(self, operation: Set) -> tuple[SetResult, Change | None]:
         now = self._clock.now_ms()
@@ -142,14 +171,14 @@ class Shard:
                 return DeleteResult(DeleteOutcome.CONFLICT, current.version), None
         version = self._next_version(operation.key, current)
         self.store.delete(operation.key)
-        self._tombstones[operation.key] = version
+        self._bury(operation.key, version)
         outcome = DeleteOutcome.NOT_FOUND if current is None else DeleteOutcome.DELETED
         return DeleteResult(outcome, version), Change(operation.key, version, None)
 
     def _touch(self, operation: Touch) -> tuple[TouchResult, Change | None]:
         now = self._clock.now_ms()
-        current = self._fresh(operation.key, now)
-        if current is None:
+        current = self.store.peek(operation.key, now)
+        if current is None or not current.is_fresh(now):
             return TouchResult(False), None
         entry = replace(
             current,
@@ -161,13 +190,14 @@ class Shard:
 
     def _increment(self, operation: Increment) -> tuple[IncrementResult, Change | None]:
         now = self._clock.now_ms()
-        current = self._fresh(operation.key, now)
+        held = self.store.peek(operation.key, now)
+        current = held if held is not None and held.is_fresh(now) else None
         total = (operation.initial if current is None else _counter(operation.key, current)) + operation.delta
         if total not in _INT64:
             raise CounterOverflow(f"{shown(operation.key)}: {total} is beyond the range of int64")
         entry = Entry(
             str(total).encode(),
-            self._next_version(operation.key, current),
+            self._next_version(operation.key, held),
             created=now,
             expires=current.expires if current else self._expires(operation.key, operation.ttl_ms, now),
             tags=current.tags if current else (),
@@ -175,20 +205,28 @@ class Shard:
         self._put(operation.key, entry)
         return IncrementResult(total, entry.version), Change(operation.key, entry.version, entry)
 
-    def _fresh(self, key: str, now: int) -> Entry | None:
-        entry = self.store.peek(key, now)
-        return entry if entry is not None and entry.is_fresh(now) else None
-
     def _put(self, key: str, entry: Entry) -> None:
         self.store.set(key, entry)
-        self._tombstones.pop(key, None)
+        if self._tombstones:
+            self._tombstones.pop(_grave(key), None)
+
+    def _bury(self, key: str, version: int) -> None:
+        self._tombstones[_grave(key)] = version
+
+    def _removed_at(self, key: str) -> int:
+        """The version of the key's tombstone; 0 when there is none."""
+        return self._tombstones.get(_grave(key), 0) if self._tombstones else 0
 
     def _next_version(self, key: str, current: Entry | None) -> int:
-        return self._versions.next(after=current.version if current else self._tombstones.get(key, 0))
+        return self._versions.next(after=current.version if current else self._removed_at(key))
 
     def _expires(self, key: str, ttl_ms: int, now: int) -> int:
         ttl_ms = self._namespaces.of(key).ttl_ms(ttl_ms)
         return now + ttl_ms if ttl_ms else 0
+
+
+def _grave(key: str) -> int:
+    return xxh3_64_intdigest(key.encode())
 
 
 def _wins(change: Change, current: Entry) -> bool:

@@ -18,7 +18,7 @@ class PeerUnreachable(Exception):
 
 
 class Transport(Protocol):
-    """Requests to other nodes, by node id. Both raise PeerUnreachable, and nothing else."""
+    """Requests to other nodes, by node id. All raise PeerUnreachable, and nothing else."""
 
     async def forward(
         self,
@@ -32,6 +32,13 @@ class Transport(Protocol):
         """Has the operations done by the node; answers in their order."""
         ...
 
-    async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[bool]:
-        """Gives the node copies to keep; whether it holds each of them, or something newer, now."""
+    async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
+        """Gives the node copies to keep; the version of each key that it holds afterwards.
+
+        That is the change's own, or a higher one, or 0 where it could not keep the copy.
+        """
+        ...
+
+    async def fetch(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[Change]:
+        """What the node holds of the keys; nothing for those that it does not know."""
         ...

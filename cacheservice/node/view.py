@@ -16,7 +16,7 @@ class View:
 
 
 class Shunned:
-    """Peers that lately gave no answer, to be asked last for a while; bounded by the number of peers.
+    """Peers that lately gave no answer, to be asked last until they give one; bounded by the peers.
 
     Gossip needs seconds to suspect a node that hangs. Until then only the calls already under way, and
     one more every `pause_ms`, wait for it in vain.
@@ -36,5 +36,12 @@ class Shunned:
         """Forgets every peer that is not among `node_ids`."""
         self._until = {node_id: until for node_id, until in self._until.items() if node_id in node_ids}
 
-    def __call__(self, node_id: str, now: int) -> bool:
-        return now < self._until.get(node_id, 0)
+    def holds(self, node_id: str, now: int) -> bool:
+        """Whether to avoid the peer. After each pause the first who asks may try it, and only that one."""
+        until = self._until.get(node_id)
+        if until is None:
+            return False
+        if now >= until:
+            self._until[node_id] = now + self._pause_ms
+            return False
+        return True

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from cacheservice.clock import Clock
 from cacheservice.node.node import Node
-from cacheservice.server.guard import Context, InFlight, not_yet, unary
+from cacheservice.server.guard import Admission, Context, not_yet, unary
 from cacheservice.v1 import admin_pb2 as pb
 from cacheservice.v1.admin_pb2_grpc import AdminServiceServicer
 
 
 class AdminServicer(AdminServiceServicer):
-    def __init__(self, node_id: str, node: Node, in_flight: InFlight, clock: Clock) -> None:
+    def __init__(self, node_id: str, node: Node, admission: Admission, clock: Clock) -> None:
         self._node_id = node_id
         self._node = node
-        self._in_flight = in_flight
+        self._admission = admission
         self._clock = clock
         self._started = clock.now_ms()
 
@@ -36,8 +36,9 @@ class AdminServicer(AdminServiceServicer):
             forwarded=self._node.stats.forwarded,
             failovers=self._node.stats.failovers,
             replication_failures=self._node.replication_failures,
-            refused=self._in_flight.refused,
+            refused=self._admission.refused,
             tombstones=self._node.shard.tombstones,
+            hints=self._node.hints,
             ring_epoch=self._node.ring_epoch,
         )
 

@@ -12,8 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from cacheservice.clock import SystemClock
@@ -29,7 +28,7 @@ from cacheservice.server.cache_service import CacheServicer
 from cacheservice.server.channels import PeerChannels, channel_options
 from cacheservice.server.cluster_service import ClusterServicer
 from cacheservice.server.gossip import Gossip
-from cacheservice.server.guard import InFlight, TolerantServer
+from cacheservice.server.guard import Admission, TolerantServer
 from cacheservice.server.peer_service import PeerServicer
 from cacheservice.server.supervision import for_ever
 from cacheservice.server.transport import GrpcTransport
@@ -46,6 +45,7 @@ READINESS = "readiness"
 LIVENESS = "liveness"
 
 _EXPIRY_PAUSE_SECONDS = 0.25
+_HINTS_PAUSE_SECONDS = 0.25
 _EXPIRY_SLICE = 500
 """Entries removed before other work gets its turn: well under 2 ms."""
 
@@ -65,21 +65,22 @@ _SERVICES = (
 
 
 class NodeServer:
-    """A node and everything that serves it. `start`, then `stop` once."""
+    """A node and everything that serves it. `start`, `join`, and at any time after that `stop`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._clock = SystemClock()
-        self._health = HealthServicer()
+        self._health = health.aio.HealthServicer()
         max_message_bytes = settings.max_message_bytes + PEER_SLACK
         self._channels = PeerChannels(max_message_bytes)
         self._server = grpc.aio.server(
             options=[*channel_options(max_message_bytes), ("grpc.so_reuseport", 0)],
         )
-        self._expiry: asyncio.Task[None] | None = None
+        self._admission = Admission(settings.max_in_flight)
+        self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> str:
-        """Binds, joins the cluster and becomes ready; the address at which the others reach it.
+        """Binds, and takes part in gossip; the address at which the others reach it.
 
         OSError when the address cannot be bound.
         """
@@ -116,22 +117,30 @@ class NodeServer:
         await self._set_health({"": True, LIVENESS: True, READINESS: False})
         await self._server.start()
         self._gossip.start()
-        self._expiry = asyncio.create_task(for_ever("expiry", lambda: self._collect_expired(store)))
-        if settings.seeds and not await self._gossip.joined(settings.join_timeout_seconds):
-            _log.warning("no seed has answered; serving alone until one does")
-        await self._set_health({READINESS: True})
+        loops = {"expiry": lambda: self._collect_expired(store), "hints": self._replay_hints}
+        self._loops = [asyncio.create_task(for_ever(name, work)) for name, work in loops.items()]
         return address
+
+    async def join(self) -> None:
+        """Waits for another member, or in vain for join_timeout_seconds, and then serves clients."""
+        settings = self._settings
+        if settings.seeds and not await self._gossip.joined(settings.join_timeout_seconds):
+            _log.warning("no seed has answered; serving alone until one does%s", self._gossip.complaints())
+        self._admission.is_open = True
+        await self._set_health({READINESS: True})
 
     async def stop(self) -> None:
         """Tells the others, lets requests under way finish within drain_seconds, and closes everything."""
-        await self._set_health({"": False, READINESS: False})
-        await self._gossip.leave(final=False)
-        await self._gossip.leave(final=True)
-        await self._server.stop(self._settings.drain_seconds)
-        if self._expiry is not None:
-            self._expiry.cancel()
-        await self._gossip.stop()
-        await self._channels.close()
+        try:
+            await self._set_health({"": False, READINESS: False})
+            await self._gossip.leave(final=False)
+            await self._gossip.leave(final=True)
+        finally:
+            await self._server.stop(self._settings.drain_seconds)
+            for task in self._loops:
+                task.cancel()
+            await self._gossip.stop()
+            await self._channels.close()
 
     def _bind(self) -> str:
         listen = self._settings.listen
@@ -149,12 +158,14 @@ class NodeServer:
 
     def _add_servicers(self) -> None:
         settings, node, clock = self._settings, self._node, self._clock
-        in_flight = InFlight(settings.max_in_flight)
+        admission = self._admission
         server: Any = TolerantServer(self._server)
-        add_CacheServiceServicer_to_server(CacheServicer(node, settings, in_flight), server)
+        add_CacheServiceServicer_to_server(CacheServicer(node, settings, admission), server)
         add_ClusterServiceServicer_to_server(ClusterServicer(node, self._gossip, settings), server)
-        add_AdminServiceServicer_to_server(AdminServicer(settings.node_id, node, in_flight, clock), server)
-        add_PeerServiceServicer_to_server(PeerServicer(node, self._gossip, clock, settings), server)
+        add_AdminServiceServicer_to_server(AdminServicer(settings.node_id, node, admission, clock), server)
+        add_PeerServiceServicer_to_server(
+            PeerServicer(node, self._gossip, clock, settings, admission), server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         _enable_reflection(self._server)
 
@@ -176,6 +187,11 @@ class NodeServer:
             collected = store.collect_expired(self._clock.now_ms(), _EXPIRY_SLICE)
             await asyncio.sleep(0 if collected == _EXPIRY_SLICE else _EXPIRY_PAUSE_SECONDS)
 
+    async def _replay_hints(self) -> None:
+        while True:
+            await self._node.replay_hints()
+            await asyncio.sleep(_HINTS_PAUSE_SECONDS)
+
     async def _set_health(self, serving: Mapping[str, bool]) -> None:
         for service, is_serving in serving.items():
             await self._health.set(service, _SERVING if is_serving else _NOT_SERVING)
@@ -189,8 +205,15 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stopped.set)
     server = NodeServer(settings)
     address = await server.start()
-    _log.info("ready node=%s address=%s cluster=%s", settings.node_id, address, settings.cluster_id)
-    await stopped.wait()
+    told_to_stop = asyncio.create_task(stopped.wait())
+    joining = asyncio.create_task(server.join())
+    await asyncio.wait((told_to_stop, joining), return_when=asyncio.FIRST_COMPLETED)
+    if joining.done():
+        await joining
+        _log.info("ready node=%s address=%s cluster=%s", settings.node_id, address, settings.cluster_id)
+    else:
+        joining.cancel()
+    await told_to_stop
     for number in (signal.SIGTERM, signal.SIGINT):
         # Who asks again, even while the process is on its way out, must not turn a clean end into a kill.
         loop.remove_signal_handler(number)

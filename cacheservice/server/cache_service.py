@@ -11,16 +11,16 @@ from cacheservice.node import operations as ops
 from cacheservice.node.node import Node
 from cacheservice.node.operations import Answer, Operation
 from cacheservice.server import decode, encode
-from cacheservice.server.guard import Context, InFlight, not_yet, not_yet_streaming, unary
+from cacheservice.server.guard import Admission, Context, not_yet, not_yet_streaming, unary
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer
 from cacheservice.wire import to_status
 
 
 class CacheServicer(CacheServiceServicer):
-    def __init__(self, node: Node, settings: Settings, in_flight: InFlight) -> None:
+    def __init__(self, node: Node, settings: Settings, admission: Admission) -> None:
         self._node = node
-        self._in_flight = in_flight
+        self._admission = admission
         self._bounds = decode.Bounds(settings.max_value_bytes, settings.replication_factor)
         self._max_answer_bytes = settings.max_message_bytes
         self._default_timeout_ms = round(settings.default_timeout_seconds * 1_000)
@@ -100,7 +100,7 @@ class CacheServicer(CacheServiceServicer):
 
     async def _execute(self, operation: Operation, context: Context) -> Any:
         """The operation's result; its class follows from the operation's."""
-        with self._in_flight:
+        with self._admission:
             [answer] = await self._node.execute((operation,), timeout_ms=self._timeout_ms(context))
         if isinstance(answer, CacheServiceError):
             raise answer
@@ -110,8 +110,9 @@ class CacheServicer(CacheServiceServicer):
         self, field: str, items: Sequence[Any], to_operation: Callable[[Any], Operation], context: Context
     ) -> list[Answer]:
         """The answers, in order; an element that is out of bounds has its error, and the others go on."""
-        batch = decode.Decoded(field, items, to_operation)
-        with self._in_flight:
+        decode.batch_size(field, items)
+        batch = decode.Decoded(items, to_operation, field)
+        with self._admission:
             answers = await self._node.execute(batch.operations, timeout_ms=self._timeout_ms(context))
         return batch.with_refusals(answers)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from cacheservice.v1.peer_pb2_grpc import PeerServiceStub
+from cacheservice.wire import connects
 
 if TYPE_CHECKING:
     from cacheservice.v1.peer_pb2_grpc import PeerServiceAsyncStub
@@ -53,10 +54,9 @@ class PeerChannels:
     def stub(self, address: str) -> PeerServiceAsyncStub:
         return self._get(address)[1]
 
-    def is_connected(self, address: str) -> bool:
-        """Whether a request to `address` would leave at once."""
-        channel, _ = self._get(address)
-        return channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
+    async def connects(self, address: str, seconds: float) -> bool:
+        """Whether there is a connection to `address`, or comes about in time."""
+        return await connects(self._get(address)[0], seconds)
 
     def retain(self, addresses: Collection[str]) -> None:
         """Closes the channels to all other addresses; calls under way get a moment to finish."""

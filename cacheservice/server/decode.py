@@ -17,6 +17,8 @@ MAX_KEY_BYTES = 1024
 MAX_BATCH = 10_000
 MAX_TAGS = 16
 MAX_LEASE_WAIT_MS = 60_000
+MAX_VERSION = 2**63
+MAX_AGE_MS = 2**48
 MAX_TAG_BYTES = 128
 
 _MAX_UTF8_BYTES = 4
@@ -99,10 +101,14 @@ def operation(request: peer_pb2.Operation, bounds: Bounds) -> Operation:
 
 
 class Decoded:
-    """The operations of a batch; elements out of bounds have their error instead, the others go on."""
+    """The operations of a batch; elements out of bounds have their error instead, the others go on.
 
-    def __init__(self, field: str, items: Sequence[Item], to_operation: Callable[[Item], Operation]) -> None:
-        batch_size(field, items)
+    With `field`, the errors tell which element of that field is meant.
+    """
+
+    def __init__(
+        self, items: Sequence[Item], to_operation: Callable[[Item], Operation], field: str = ""
+    ) -> None:
         self.operations: list[Operation] = []
         self._size = len(items)
         self._refused: dict[int, CacheServiceError] = {}
@@ -110,7 +116,7 @@ class Decoded:
             try:
                 self.operations.append(to_operation(item))
             except CacheServiceError as error:
-                self._refused[position] = _in_batch(error, field, position)
+                self._refused[position] = _in_batch(error, field, position) if field else error
 
     def with_refusals(self, answers: Sequence[Answer]) -> list[Answer]:
         """The answers to `operations`, and the errors of the others, in the order of the batch."""
@@ -119,6 +125,19 @@ class Decoded:
             self._refused[position] if position in self._refused else next(done)
             for position in range(self._size)
         ]
+
+
+def replica(entry: peer_pb2.ReplicaEntry, bounds: Bounds) -> None:
+    """Refuses a copy that is out of the bounds of what its owner could have been asked to write."""
+    key_(entry.key)
+    if len(entry.value) > bounds.max_value_bytes:
+        raise InvalidArgument.of("value", f"at most {bounds.max_value_bytes} bytes", f"{len(entry.value)}")
+    if not 1 <= entry.version <= MAX_VERSION:
+        raise InvalidArgument.of("version", f"1 to {MAX_VERSION}", str(entry.version))
+    for field in ("ttl_ms", "stale_ms", "load_ms", "age_ms"):
+        if getattr(entry, field) > MAX_AGE_MS:
+            raise InvalidArgument.of(field, f"at most {MAX_AGE_MS}", str(getattr(entry, field)))
+    _tags(entry.tags)
 
 
 def batch_size(field: str, items: Sized) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from cacheservice.errors import AnswerTooLarge, CacheServiceError
 from cacheservice.node.operations import (
@@ -17,8 +17,8 @@ from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1 import peer_pb2
 from cacheservice.wire import to_status
 
-_FRAMING_BYTES = 128
-"""What the fields beside its value may take of a response."""
+_FRAMING_BYTES = 256
+"""What an answer may take beside its value, or the error in its place."""
 
 
 def get(result: GetResult, ring_epoch: int = 0) -> pb.GetResponse:
@@ -79,23 +79,20 @@ def operation_result(answer: Answer) -> peer_pb2.OperationResult:
             return peer_pb2.OperationResult(error=to_status(answer))
 
 
-def within(answers: Iterable[Answer], max_bytes: int) -> list[Answer]:
-    """The answers, of which values beyond `max_bytes` in all are replaced by an error.
+def within(answers: Sequence[Answer], max_bytes: int) -> list[Answer]:
+    """The answers, of which values beyond `max_bytes` in all are replaced by an error; never the first.
 
     10,000 keys may hold more than a message, or this process, can carry.
     """
-    left = max_bytes
+    left = max_bytes - _FRAMING_BYTES * len(answers)
     kept: list[Answer] = []
+    spent = False
     for answer in answers:
-        left -= _FRAMING_BYTES + (len(answer.value) if isinstance(answer, GetResult) else 0)
-        if left < 0 and isinstance(answer, GetResult):
-            kept.append(
-                AnswerTooLarge(
-                    f"the batch's values exceed {max_bytes} bytes; ask for fewer keys at a time",
-                    field="keys",
-                    bound=f"values of at most {max_bytes} bytes in all",
-                )
-            )
+        size = len(answer.value) if isinstance(answer, GetResult) else 0
+        if size > left and spent:
+            kept.append(AnswerTooLarge("the values exceed one message; ask for this key again"))
         else:
+            left -= size
+            spent = spent or size > 0
             kept.append(answer)
     return kept

@@ -17,6 +17,7 @@ from cacheservice.membership.messages import (
     Changed,
     Event,
     Leave,
+    NameTaken,
     Output,
     PeerFailed,
     Received,
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 _SEND_TIMEOUT_SECONDS = 1.0
 _MAX_SENDS = 256
+_MAX_COMPLAINTS = 100
 _RESOLVE_SECONDS = 5.0
 
 
@@ -59,6 +61,7 @@ class Gossip:
         self._channels = channels
         self._clock = clock
         self._on_change = on_change
+        self._complaints: dict[str, str] = {}
         self._sends: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
@@ -71,6 +74,10 @@ class Gossip:
     def start(self) -> None:
         loops = {"gossip": self._run_timer, "seeds": self._resolve_seeds}
         self._loops = [asyncio.create_task(for_ever(name, work)) for name, work in loops.items()]
+
+    def complaints(self) -> str:
+        """What kept the seeds from answering, for the log."""
+        return "".join(f"; {address}: {why}" for address, why in sorted(self._complaints.items()))
 
     async def joined(self, timeout: float) -> bool:
         """Waits until another member is known, for at most `timeout` seconds."""
@@ -106,7 +113,7 @@ class Gossip:
     async def leave(self, *, final: bool) -> None:
         """Tells the others that this node is about to stop or, `final`, has stopped serving its keys."""
         self._handle(Leave(final))
-        await asyncio.gather(*self._sends)
+        await asyncio.gather(*self._sends, return_exceptions=True)
 
     async def stop(self) -> None:
         tasks = [*self._loops, *self._sends]
@@ -131,12 +138,25 @@ class Gossip:
     async def _resolve_seeds(self) -> None:
         resolved: tuple[str, ...] = ()
         while True:
-            found = await asyncio.gather(*map(_resolve, self._seeds))
+            found = await asyncio.gather(*map(self._resolve, self._seeds))
             addresses = tuple(sorted({address for some in found for address in some}))
-            if addresses != resolved:
+            # Names that cannot be resolved for a while do not make the addresses of before wrong.
+            if addresses and addresses != resolved:
                 resolved = addresses
                 self._handle(SeedsResolved(addresses))
             await asyncio.sleep(_RESOLVE_SECONDS)
+
+    async def _resolve(self, seed: str) -> list[str]:
+        """The addresses that the name of a seed has now; none when it cannot be resolved."""
+        host, port = split_address(seed)
+        try:
+            loop = asyncio.get_running_loop()
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            self._complaints[seed] = str(error)
+            return []
+        self._complaints.pop(seed, None)
+        return [join_address(str(to[0]), port) for *_, to in found]
 
     def _handle(self, event: Event) -> None:
         self._perform(self._core.handle(event, self._clock.now_ms()))
@@ -149,12 +169,11 @@ class Gossip:
         messages: Iterable[peer_pb2.GossipMessage],
     ) -> list[Output]:
         now = self._clock.now_ms()
+        parsed = [peer_codec.message_from_proto(message) for message in messages]
         return [
             output
-            for message in messages
-            for output in self._core.handle(
-                Received(cluster_id, sender, to_node, peer_codec.message_from_proto(message)), now
-            )
+            for message in parsed
+            for output in self._core.handle(Received(cluster_id, sender, to_node, message), now)
         ]
 
     def _perform(self, outputs: Iterable[Output]) -> None:
@@ -166,6 +185,8 @@ class Gossip:
                 case Changed(member, before, reason):
                     changed = True
                     _log_change(member, before, reason)
+                case NameTaken(address):
+                    _log.warning("a process at %s calls itself %s too", address, self._core.local.node_id)
         if changed:
             self._on_change()
             if self._core.has_joined:
@@ -193,20 +214,15 @@ class Gossip:
             local = self._core.local.node_id
             self._perform(self._handle_messages(response.cluster_id, sender, local, response.messages))
         except grpc.aio.AioRpcError as error:
-            _log.debug("gossip to %s failed: %s", send.address, from_rpc_error(error))
+            if not send.to_node:
+                self._complain(send.address, from_rpc_error(error))
         except CacheServiceError as error:
-            _log.warning("gossip from %s refused: %s", send.address, error)
+            self._complain(send.address, error)
 
-
-async def _resolve(seed: str) -> list[str]:
-    """The addresses that the name of a seed has now; none when it cannot be resolved."""
-    host, port = split_address(seed)
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        _log.debug("seed %s: %s", seed, error)
-        return []
-    return [join_address(str(to[0]), port) for *_, to in found]
+    def _complain(self, address: str, error: CacheServiceError) -> None:
+        """Notes why somebody at a seed's address is of no use. Bounded by the seeds' addresses."""
+        if len(self._complaints) < _MAX_COMPLAINTS:
+            self._complaints[address] = error.message
 
 
 def _log_change(member: Member, before: State | None, reason: str) -> None:

@@ -12,7 +12,14 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
-from cacheservice.errors import CacheServiceError, InternalError, InvalidArgument, Overloaded, Unimplemented
+from cacheservice.errors import (
+    CacheServiceError,
+    InternalError,
+    InvalidArgument,
+    NotReady,
+    Overloaded,
+    Unimplemented,
+)
 from cacheservice.wire import STATUS_DETAILS_KEY, status_code, to_status
 
 _log = logging.getLogger(__name__)
@@ -25,15 +32,22 @@ Unary = Callable[[Any, Request, Context], Awaitable[Response]]
 OVERLOAD_RETRY_MS = 100
 
 
-class InFlight:
-    """Counts the requests at work and refuses those beyond `limit`."""
+class Admission:
+    """Lets requests in, once the node is open: at most `limit` at a time."""
 
     def __init__(self, limit: int) -> None:
+        self.is_open = False
         self.refused = 0
         self.count = 0
         self._limit = limit
 
+    def check_open(self) -> None:
+        """NotReady as long as the node does not know its cluster, whose entries it would take for missing."""
+        if not self.is_open:
+            raise NotReady("this node has not joined its cluster yet")
+
     def __enter__(self) -> None:
+        self.check_open()
         if self.count >= self._limit:
             self.refused += 1
             raise Overloaded(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from cacheservice.errors import InvalidArgument
 from cacheservice.membership import Member, State
@@ -28,6 +28,8 @@ from cacheservice.store import Entry
 from cacheservice.v1 import cache_pb2, cluster_pb2, peer_pb2
 from cacheservice.wire import from_status
 
+_MAX_NAME = 300
+_MAX_COUNTER = 2**62
 _STATES = frozenset(state.value for state in State)
 
 
@@ -138,8 +140,9 @@ def member_to_proto(member: Member) -> cluster_pb2.Member:
 
 
 def member_from_proto(member: cluster_pb2.Member) -> Member:
-    if member.state not in _STATES or not member.node_id or not member.address:
-        raise InvalidArgument.of("member", "a node id, an address and a state", repr(str(member)))
+    """InvalidArgument when it lacks what every member has, or counts beyond what one could reach."""
+    if not _is_sound(member):
+        raise InvalidArgument.of("member", "a node id, an address, a state and counters", repr(str(member)))
     return Member(
         member.node_id,
         member.address,
@@ -149,6 +152,17 @@ def member_from_proto(member: cluster_pb2.Member) -> Member:
         member.version,
         member.epoch,
         member.incarnation,
+    )
+
+
+def _is_sound(member: cluster_pb2.Member) -> bool:
+    return (
+        member.state in _STATES
+        and 0 < len(member.node_id) <= _MAX_NAME
+        and 0 < len(member.address) <= _MAX_NAME
+        and len(member.zone) <= _MAX_NAME
+        and len(member.version) <= _MAX_NAME
+        and max(member.epoch, member.incarnation) <= _MAX_COUNTER
     )
 
 
@@ -174,7 +188,7 @@ def message_to_proto(message: gossip.Message) -> peer_pb2.GossipMessage:
 
 
 def message_from_proto(proto: peer_pb2.GossipMessage) -> gossip.Message:
-    rumours = tuple(member_from_proto(rumour.member) for rumour in proto.rumours)
+    rumours = _members(rumour.member for rumour in proto.rumours)
     body: gossip.Body
     match proto.WhichOneof("message"):
         case "ping":
@@ -191,5 +205,6 @@ def message_from_proto(proto: peer_pb2.GossipMessage) -> gossip.Message:
     return gossip.Message(body, rumours)
 
 
-def _members(members: Sequence[cluster_pb2.Member]) -> tuple[Member, ...]:
-    return tuple(map(member_from_proto, members))
+def _members(members: Iterable[cluster_pb2.Member]) -> tuple[Member, ...]:
+    """Those that this version understands: a state that a later one adds must not spoil the others."""
+    return tuple(member_from_proto(member) for member in members if _is_sound(member))

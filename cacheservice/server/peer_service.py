@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+
 from cacheservice.clock import Clock
 from cacheservice.config import Settings
-from cacheservice.errors import ClusterIdMismatch, NodeIdMismatch
+from cacheservice.errors import ClusterIdMismatch, InvalidArgument, NodeIdMismatch
 from cacheservice.node.node import MAX_HOPS, Node
 from cacheservice.server import decode, encode, peer_codec
 from cacheservice.server.gossip import Gossip
-from cacheservice.server.guard import Context, unary
+from cacheservice.server.guard import Admission, Context, unary
 from cacheservice.v1 import peer_pb2
 from cacheservice.v1.peer_pb2_grpc import PeerServiceServicer
 
+_log = logging.getLogger(__name__)
+
 
 class PeerServicer(PeerServiceServicer):
-    def __init__(self, node: Node, gossip: Gossip, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self, node: Node, gossip: Gossip, clock: Clock, settings: Settings, admission: Admission
+    ) -> None:
         self._node = node
         self._gossip = gossip
         self._clock = clock
+        self._admission = admission
         self._cluster_id = settings.cluster_id
         self._node_id = settings.node_id
         self._bounds = decode.Bounds(settings.max_value_bytes, settings.replication_factor)
@@ -27,9 +34,9 @@ class PeerServicer(PeerServiceServicer):
     @unary
     async def Forward(self, request: peer_pb2.ForwardRequest, context: Context) -> peer_pb2.ForwardResponse:
         self._check(request.header)
-        batch = decode.Decoded(
-            "operations", request.operations, lambda item: decode.operation(item, self._bounds)
-        )
+        self._admission.check_open()
+        decode.batch_size("operations", request.operations)
+        batch = decode.Decoded(request.operations, lambda item: decode.operation(item, self._bounds))
         remaining = context.time_remaining()
         answers = await self._node.execute(
             batch.operations,
@@ -48,19 +55,41 @@ class PeerServicer(PeerServiceServicer):
     ) -> peer_pb2.ReplicateResponse:
         self._check(request.header)
         decode.batch_size("entries", request.entries)
-        now = self._clock.now_ms()
         return peer_pb2.ReplicateResponse(
-            held=[
-                self._node.shard.merge(peer_codec.change_from_proto(entry, now)) for entry in request.entries
-            ],
-            ring_epoch=self._node.ring_epoch,
+            versions=map(self._merge, request.entries), ring_epoch=self._node.ring_epoch
         )
+
+    @unary
+    async def Fetch(self, request: peer_pb2.FetchRequest, context: Context) -> peer_pb2.FetchResponse:
+        self._check(request.header)
+        decode.batch_size("keys", request.keys)
+        now = self._clock.now_ms()
+        response = peer_pb2.FetchResponse(ring_epoch=self._node.ring_epoch)
+        left = int(self._max_answer_bytes)
+        for change in map(self._node.shard.change, request.keys):
+            if change is None:
+                continue
+            entry = peer_codec.change_to_proto(change, now)
+            left -= entry.ByteSize()
+            if left < 0:
+                break
+            response.entries.append(entry)
+        return response
 
     @unary
     async def Gossip(self, request: peer_pb2.GossipRequest, context: Context) -> peer_pb2.GossipResponse:
         response = self._gossip.receive(request)
         response.ring_epoch = self._node.ring_epoch
         return response
+
+    def _merge(self, entry: peer_pb2.ReplicaEntry) -> int:
+        """The version held afterwards; 0 for an entry that no node within its bounds would have sent."""
+        try:
+            decode.replica(entry, self._bounds)
+        except InvalidArgument as error:
+            _log.warning("a copy was refused: %s", error)
+            return 0
+        return self._node.shard.merge(peer_codec.change_from_proto(entry, self._clock.now_ms()))
 
     def _check(self, header: peer_pb2.PeerHeader) -> None:
         if header.cluster_id != self._cluster_id:

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
 from cacheservice.clock import Clock
+from cacheservice.errors import (
+    CacheServiceError,
+    ClusterIdMismatch,
+    DeadlineExceeded,
+    NodeIdMismatch,
+    NotReady,
+    Unavailable,
+)
 from cacheservice.node.operations import Answer, Change, Operation
 from cacheservice.node.transport import PeerUnreachable
 from cacheservice.server import peer_codec
 from cacheservice.server.channels import PeerChannels
 from cacheservice.v1 import peer_pb2
+from cacheservice.wire import from_rpc_error
+
+if TYPE_CHECKING:
+    from cacheservice.v1.peer_pb2_grpc import PeerServiceAsyncStub
+
+_log = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -50,47 +65,69 @@ class GrpcTransport:
         unreachable: frozenset[str],
         timeout_ms: int,
     ) -> list[Answer]:
-        address = self._address(node_id)
         request = peer_pb2.ForwardRequest(
             header=self._header(node_id),
             hops_left=hops_left,
             unreachable=sorted(unreachable),
             operations=map(peer_codec.operation_to_proto, operations),
         )
-        rpc = self._channels.stub(address).Forward
-        response = await self._call(node_id, address, rpc, request, timeout_ms)
+        try:
+            response = await self._call(node_id, lambda stub: stub.Forward, request, timeout_ms)
+        except CacheServiceError as error:
+            return [error] * len(operations)
         return list(map(peer_codec.answer_from_proto, response.results))
 
-    async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[bool]:
-        address = self._address(node_id)
+    async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
         now = self._clock.now_ms()
         request = peer_pb2.ReplicateRequest(
             header=self._header(node_id),
             entries=[peer_codec.change_to_proto(change, now) for change in changes],
         )
-        rpc = self._channels.stub(address).Replicate
-        response = await self._call(node_id, address, rpc, request, timeout_ms)
-        return list(response.held)
+        try:
+            response = await self._call(node_id, lambda stub: stub.Replicate, request, timeout_ms)
+        except CacheServiceError as error:
+            _log.warning("%s keeps no copies: %s", node_id, error)
+            return [0] * len(changes)
+        return list(response.versions)
+
+    async def fetch(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[Change]:
+        request = peer_pb2.FetchRequest(header=self._header(node_id), keys=keys)
+        try:
+            response = await self._call(node_id, lambda stub: stub.Fetch, request, timeout_ms)
+        except CacheServiceError as error:
+            _log.warning("%s gives no copies: %s", node_id, error)
+            return []
+        now = self._clock.now_ms()
+        return [peer_codec.change_from_proto(entry, now) for entry in response.entries]
 
     async def _call(
         self,
         node_id: str,
-        address: str,
-        rpc: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        rpc: Callable[[PeerServiceAsyncStub], grpc.aio.UnaryUnaryMultiCallable[Request, Response]],
         request: Request,
         timeout_ms: int,
     ) -> Response:
-        was_connected = self._channels.is_connected(address)
+        """The peer's response. PeerUnreachable when it gave none; else the error that it answered with."""
+        address = self._address(node_id)
+        deadline = self._clock.now_ms() + timeout_ms
+        if not await self._channels.connects(address, timeout_ms / 1_000):
+            raise PeerUnreachable(node_id, f"no connection to {address}", maybe_done=False)
+        left_ms = max(1, deadline - self._clock.now_ms())
         try:
-            return await rpc(request, timeout=timeout_ms / 1_000)
-        except grpc.aio.AioRpcError as error:
-            raise self._unreachable(node_id, address, error, was_connected=was_connected) from None
+            return await rpc(self._channels.stub(address))(request, timeout=left_ms / 1_000)
+        except grpc.aio.AioRpcError as failure:
+            error = from_rpc_error(failure)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             # Nobody cancelled this call: its channel was closed, because the peer left the ring.
             raise PeerUnreachable(node_id, "left the ring", maybe_done=True) from None
+        if isinstance(error, NotReady | ClusterIdMismatch | NodeIdMismatch):
+            raise PeerUnreachable(node_id, error.message, maybe_done=False) from None
+        if isinstance(error, Unavailable | DeadlineExceeded):
+            raise PeerUnreachable(node_id, error.message, maybe_done=True) from None
+        raise error
 
     def _address(self, node_id: str) -> str:
         address = self._addresses.get(node_id)
@@ -105,23 +142,3 @@ class GrpcTransport:
             to_node=node_id,
             ring_epoch=self._ring_epoch(),
         )
-
-    def _unreachable(
-        self, node_id: str, address: str, error: grpc.aio.AioRpcError, *, was_connected: bool
-    ) -> PeerUnreachable:
-        """A peer that answers for itself to be somebody else, or to be overloaded, has done nothing.
-
-        Nor has one to which there was no connection before the call, and to which none came about.
-        """
-        refused = error.code() in (
-            grpc.StatusCode.FAILED_PRECONDITION,
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            grpc.StatusCode.UNIMPLEMENTED,
-        )
-        never_sent = (
-            error.code() is grpc.StatusCode.UNAVAILABLE
-            and not was_connected
-            and not self._channels.is_connected(address)
-        )
-        why = f"{error.code().name} {error.details()}"
-        return PeerUnreachable(node_id, why, maybe_done=not (refused or never_sent))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from struct import Struct
 
-_HEADER = Struct("<QQQB")
+_HEADER = Struct("<QqQB")
 _OPTIONS = Struct("<QQH")
 _HAS_OPTIONS = 1
 
@@ -20,7 +20,7 @@ class Entry:
     value: bytes
     version: int
     created: int
-    """When the value was written."""
+    """When the value was written; negative when that was before this machine's clock began."""
     expires: int = 0
     """When it ceases to be fresh; 0 for never."""
     stale_ms: int = 0
@@ -31,6 +31,10 @@ class Entry:
 
     def is_fresh(self, now: int) -> bool:
         return not self.expires or now < self.expires
+
+    def is_served(self, now: int) -> bool:
+        """Whether it is fresh, or stale but not yet dead."""
+        return not self.expires or now < self.expires + self.stale_ms
 
     @property
     def dead_at(self) -> int:

@@ -24,6 +24,11 @@ which is when they are emptiest; at other sizes it is less.
 """
 
 
+_ASCII_STR_BYTES = getsizeof("")
+_WIDE_STR_BYTES = getsizeof("\U0001f4a1")
+_WIDEST_CHARACTER_BYTES = 4
+
+
 @dataclass(slots=True)
 class StoreStats:
     """Counters since the store was made."""
@@ -34,6 +39,16 @@ class StoreStats:
     deletes: int = 0
     evictions: int = 0
     expirations: int = 0
+
+
+def key_bytes(key: str) -> int:
+    """What a key occupies, at most; a function of its text alone.
+
+    `sys.getsizeof` is not: a str that is not ASCII grows when its UTF-8 form, once asked for, is kept in it.
+    """
+    if key.isascii():
+        return _ASCII_STR_BYTES + len(key)
+    return _WIDE_STR_BYTES + _WIDEST_CHARACTER_BYTES * len(key) + len(key.encode())
 
 
 class Store:
@@ -61,7 +76,7 @@ class Store:
         packed = self._entries.get(key)
         if packed is not None:
             entry = unpack(packed)
-            if entry.is_fresh(now) or now < entry.dead_at:
+            if entry.is_served(now):
                 self.stats.hits += 1
                 return entry
             self._drop_expired(key)
@@ -74,7 +89,7 @@ class Store:
         if packed is None:
             return None
         entry = unpack(packed)
-        return entry if entry.is_fresh(now) or now < entry.dead_at else None
+        return entry if entry.is_served(now) else None
 
     def set(self, key: str, entry: Entry) -> None:
         """Adds or replaces the entry, evicting what it needs room for.
@@ -137,7 +152,7 @@ class Store:
         return self._max_entries is not None and len(self._entries) + adding > self._max_entries
 
     def _cost(self, key: str, packed: bytes) -> int:
-        return getsizeof(key) + getsizeof(packed) + self._overhead
+        return key_bytes(key) + getsizeof(packed) + self._overhead
 
     def _forget(self, key: str, packed: bytes) -> None:
         """Takes an entry off the books that has left the table, or is about to be replaced in it."""

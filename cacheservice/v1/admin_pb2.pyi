@@ -114,6 +114,7 @@ class StatsResponse(_message.Message):
     REPLICATION_FAILURES_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     TOMBSTONES_FIELD_NUMBER: _builtins.int
+    HINTS_FIELD_NUMBER: _builtins.int
     RING_EPOCH_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node."""
@@ -149,6 +150,8 @@ class StatsResponse(_message.Message):
     """Requests refused because too many were in flight."""
     tombstones: _builtins.int
     """Tombstones of removed entries that are held."""
+    hints: _builtins.int
+    """Writes that replicas missed and have yet to be told of."""
     ring_epoch: _builtins.int
     """The called node's ring epoch."""
     def __init__(
@@ -171,11 +174,12 @@ class StatsResponse(_message.Message):
         replication_failures: _builtins.int = ...,
         refused: _builtins.int = ...,
         tombstones: _builtins.int = ...,
+        hints: _builtins.int = ...,
         ring_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "failovers", b"failovers", "forwarded", b"forwarded", "hits", b"hits", "max_bytes", b"max_bytes", "misses", b"misses", "node_id", b"node_id", "policy", b"policy", "refused", b"refused", "replication_failures", b"replication_failures", "ring_epoch", b"ring_epoch", "sets", b"sets", "tombstones", b"tombstones", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "failovers", b"failovers", "forwarded", b"forwarded", "hints", b"hints", "hits", b"hits", "max_bytes", b"max_bytes", "misses", b"misses", "node_id", b"node_id", "policy", b"policy", "refused", b"refused", "replication_failures", b"replication_failures", "ring_epoch", b"ring_epoch", "sets", b"sets", "tombstones", b"tombstones", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

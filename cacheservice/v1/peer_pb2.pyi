@@ -327,29 +327,88 @@ class ReplicateResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    HELD_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
     RING_EPOCH_FIELD_NUMBER: _builtins.int
     ring_epoch: _builtins.int
     """The called node's ring epoch."""
     @_builtins.property
-    def held(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
-        """For each entry whether the receiver now holds this version or a later one; false when it could
-        not keep it, for instance because the value is larger than its store.
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """For each entry the version that the receiver holds now: the entry's; a higher one when it had later
+        news, from which the sender learns that it missed a write; 0 when it could not keep the entry, for
+        instance because the value is larger than its store.
         """
 
     def __init__(
         self,
         *,
-        held: _abc.Iterable[_builtins.bool] | None = ...,
+        versions: _abc.Iterable[_builtins.int] | None = ...,
         ring_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "ring_epoch", b"ring_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ring_epoch", b"ring_epoch", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicateResponse: _TypeAlias = ReplicateResponse  # noqa: Y015
+
+@_typing.final
+class FetchRequest(_message.Message):
+    """Keys to look up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___PeerHeader:
+        """Whom it is for."""
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___PeerHeader | None = ...,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchRequest: _TypeAlias = FetchRequest  # noqa: Y015
+
+@_typing.final
+class FetchResponse(_message.Message):
+    """What is held of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    RING_EPOCH_FIELD_NUMBER: _builtins.int
+    ring_epoch: _builtins.int
+    """The called node's ring epoch."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaEntry]:
+        """Entries and removals of those keys of which the receiver knows anything, as many as fit a message."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___ReplicaEntry] | None = ...,
+        ring_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "ring_epoch", b"ring_epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchResponse: _TypeAlias = FetchResponse  # noqa: Y015
 
 @_typing.final
 class Rumour(_message.Message):

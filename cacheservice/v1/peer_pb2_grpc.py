@@ -47,6 +47,11 @@ class PeerServiceStub(object):
                 request_serializer=cacheservice_dot_v1_dot_peer__pb2.ReplicateRequest.SerializeToString,
                 response_deserializer=cacheservice_dot_v1_dot_peer__pb2.ReplicateResponse.FromString,
                 _registered_method=True)
+        self.Fetch = channel.unary_unary(
+                '/cacheservice.v1.PeerService/Fetch',
+                request_serializer=cacheservice_dot_v1_dot_peer__pb2.FetchRequest.SerializeToString,
+                response_deserializer=cacheservice_dot_v1_dot_peer__pb2.FetchResponse.FromString,
+                _registered_method=True)
         self.Gossip = channel.unary_unary(
                 '/cacheservice.v1.PeerService/Gossip',
                 request_serializer=cacheservice_dot_v1_dot_peer__pb2.GossipRequest.SerializeToString,
@@ -75,6 +80,14 @@ class PeerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Fetch(self, request, context):
+        """Gives the sender what the receiver holds of some keys, for an owner that is new and does not have
+        them yet. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Gossip(self, request, context):
         """Carries membership messages; the answer carries what the receiver has to say to the sender.
         """
@@ -94,6 +107,11 @@ def add_PeerServiceServicer_to_server(servicer, server):
                     servicer.Replicate,
                     request_deserializer=cacheservice_dot_v1_dot_peer__pb2.ReplicateRequest.FromString,
                     response_serializer=cacheservice_dot_v1_dot_peer__pb2.ReplicateResponse.SerializeToString,
+            ),
+            'Fetch': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fetch,
+                    request_deserializer=cacheservice_dot_v1_dot_peer__pb2.FetchRequest.FromString,
+                    response_serializer=cacheservice_dot_v1_dot_peer__pb2.FetchResponse.SerializeToString,
             ),
             'Gossip': grpc.unary_unary_rpc_method_handler(
                     servicer.Gossip,
@@ -158,6 +176,33 @@ class PeerService(object):
             '/cacheservice.v1.PeerService/Replicate',
             cacheservice_dot_v1_dot_peer__pb2.ReplicateRequest.SerializeToString,
             cacheservice_dot_v1_dot_peer__pb2.ReplicateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fetch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cacheservice.v1.PeerService/Fetch',
+            cacheservice_dot_v1_dot_peer__pb2.FetchRequest.SerializeToString,
+            cacheservice_dot_v1_dot_peer__pb2.FetchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,10 @@ class PeerServiceStub:
     """
     Replicate: _grpc.UnaryUnaryMultiCallable[_peer_pb2.ReplicateRequest, _peer_pb2.ReplicateResponse]
     """Stores copies of what the sender, as owner, has written. Idempotent: the higher version stays."""
+    Fetch: _grpc.UnaryUnaryMultiCallable[_peer_pb2.FetchRequest, _peer_pb2.FetchResponse]
+    """Gives the sender what the receiver holds of some keys, for an owner that is new and does not have
+    them yet. Idempotent.
+    """
     Gossip: _grpc.UnaryUnaryMultiCallable[_peer_pb2.GossipRequest, _peer_pb2.GossipResponse]
     """Carries membership messages; the answer carries what the receiver has to say to the sender."""
 
@@ -59,6 +63,10 @@ class PeerServiceAsyncStub(PeerServiceStub):
     """
     Replicate: _aio.UnaryUnaryMultiCallable[_peer_pb2.ReplicateRequest, _peer_pb2.ReplicateResponse]  # type: ignore[assignment]
     """Stores copies of what the sender, as owner, has written. Idempotent: the higher version stays."""
+    Fetch: _aio.UnaryUnaryMultiCallable[_peer_pb2.FetchRequest, _peer_pb2.FetchResponse]  # type: ignore[assignment]
+    """Gives the sender what the receiver holds of some keys, for an owner that is new and does not have
+    them yet. Idempotent.
+    """
     Gossip: _aio.UnaryUnaryMultiCallable[_peer_pb2.GossipRequest, _peer_pb2.GossipResponse]  # type: ignore[assignment]
     """Carries membership messages; the answer carries what the receiver has to say to the sender."""
 
@@ -85,6 +93,16 @@ class PeerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_peer_pb2.ReplicateResponse, _abc.Awaitable[_peer_pb2.ReplicateResponse]]:
         """Stores copies of what the sender, as owner, has written. Idempotent: the higher version stays."""
+
+    @_abc_1.abstractmethod
+    def Fetch(
+        self,
+        request: _peer_pb2.FetchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_peer_pb2.FetchResponse, _abc.Awaitable[_peer_pb2.FetchResponse]]:
+        """Gives the sender what the receiver holds of some keys, for an owner that is new and does not have
+        them yet. Idempotent.
+        """
 
     @_abc_1.abstractmethod
     def Gossip(

@@ -40,6 +40,7 @@ def start(stack: AsyncExitStack) -> Start:
     async def start_node(**settings: Any) -> str:
         server = NodeServer(Settings(listen="127.0.0.1:0", drain_seconds=0, **settings))
         address = await server.start()
+        await server.join()
         stack.push_async_callback(server.stop)
         return address
 
@@ -157,8 +158,10 @@ async def test_other_nodes_are_learnt_and_take_over(stack: AsyncExitStack) -> No
         None,
     )
     address = await first.start()
+    await first.join()
     second = NodeServer(Settings(node_id="n2", listen="127.0.0.1:0", drain_seconds=0, seeds=(address,)))
     await second.start()
+    await second.join()
     stack.push_async_callback(second.stop)
     async with Client(address, timeout=5) as cache:
         served_by = set()

@@ -109,7 +109,11 @@ class ClusterProcesses:
         self.nodes = [
             self._start(f"n{number}", address) for number, address in enumerate(self._seed_addresses, 1)
         ]
-        self.wait_whole()
+        try:
+            self.wait_whole()
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def addresses(self) -> list[str]:

@@ -111,7 +111,7 @@ def test_a_stopped_node_leaves_and_is_not_taken_for_dead(own_cluster: ClusterPro
     wait_until(lambda: first.alive() == {"n1", "n2"}, "n3 has left")
     log = first.log.read_text()
     assert "member n3" in log
-    assert "leaving -> left" in log
+    assert "-> left (" in log
     assert "-> dead" not in log
 
 

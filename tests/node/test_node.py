@@ -25,6 +25,7 @@ from cacheservice.node.operations import (
     GetOutcome,
     GetResult,
     Increment,
+    IncrementResult,
     Operation,
     Set,
     SetResult,
@@ -33,7 +34,7 @@ from cacheservice.node.shard import Shard
 from cacheservice.node.transport import PeerUnreachable
 from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember
-from cacheservice.store import Store
+from cacheservice.store import Entry, Store
 
 NAMES = ("n1", "n2", "n3", "n4")
 RING = Ring([RingMember(name) for name in NAMES])
@@ -96,12 +97,18 @@ class _Transport:
         self._answer(node_id)
         return answers
 
-    async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[bool]:
+    async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
         assert timeout_ms <= TIMEOUT_MS // 2
         self._call(node_id, len(changes))
         held = [self._cluster.nodes[node_id].shard.merge(change) for change in changes]
         self._answer(node_id)
         return held
+
+    async def fetch(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[Change]:
+        self._call(node_id, len(keys))
+        known = map(self._cluster.nodes[node_id].shard.change, keys)
+        self._answer(node_id)
+        return [change for change in known if change is not None]
 
     def _call(self, node_id: str, size: int) -> None:
         self._cluster.calls.append((self._source, node_id, size))
@@ -202,6 +209,98 @@ async def test_a_peer_that_gave_no_answer_is_asked_last_for_a_while(cluster: Clu
     cluster.calls.clear()
     await cluster.one("n1", Get(key))
     assert cluster.calls == [("n1", "n2", 1)]
+
+
+async def test_of_many_who_ask_one_at_a_time_tries_a_peer_that_gave_no_answer(cluster: Cluster) -> None:
+    key = key_owned_by("n2", "n3")
+    cluster.down.add("n2")
+    await cluster.one("n1", Get(key))
+    for _ in range(3):
+        cluster.clock.advance(NodeConfig("n1").shun_ms)
+        cluster.calls.clear()
+        for _ in range(10):
+            await cluster.one("n1", Get(key))
+        assert cluster.calls.count(("n1", "n2", 1)) == 1
+
+
+async def test_a_replica_gets_what_it_missed_once_it_answers(cluster: Cluster) -> None:
+    key = key_owned_by("n2", "n3")
+    gone = next(k for k in map(str, range(1, 10_000)) if RING.owners(k, 2) == ("n2", "n3") and k != key)
+    await cluster.execute("n2", Set(key, b"old"), Set(gone, b"old"))
+    cluster.down.add("n3")
+    await cluster.execute("n2", Set(key, b"new"), Delete(gone), Set(key, b"newest"))
+    node = cluster.nodes["n2"]
+    assert node.hints == 2
+    await node.replay_hints()
+    assert node.hints == 2
+    cluster.down.clear()
+    cluster.clock.advance(NodeConfig("n2").shun_ms)
+    await node.replay_hints()
+    assert node.hints == 0
+    held = cluster.nodes["n3"].shard.store
+    entry = held.peek(key, cluster.clock.now_ms())
+    assert entry is not None
+    assert entry.value == b"newest"
+    assert held.peek(gone, cluster.clock.now_ms()) is None
+
+
+async def test_an_owner_gets_what_was_written_while_it_did_not_answer(cluster: Cluster) -> None:
+    key = key_owned_by("n2", "n3")
+    await cluster.one("n1", Set(key, b"old"))
+    cluster.down.add("n2")
+    await cluster.one("n1", Set(key, b"new"))
+    cluster.down.clear()
+    for node in cluster.nodes.values():
+        cluster.clock.advance(NodeConfig("n1").shun_ms)
+        await node.replay_hints()
+    answer = await cluster.one("n2", Get(key))
+    assert isinstance(answer, GetResult)
+    assert (answer.value, answer.served_by) == (b"new", "n2")
+
+
+async def test_a_write_of_an_owner_that_missed_one_outdoes_it_all_the_same(cluster: Cluster) -> None:
+    """The replica's clock is ahead, and it took a write; the owner's next is later, with a lower reading."""
+    key = key_owned_by("n2", "n3")
+    ahead = (cluster.clock.wall_ms() + 30_000) << 16
+    cluster.nodes["n3"].shard.merge(Change(key, ahead, Entry(b"missed", ahead, 0)))
+    answer = await cluster.one("n2", Set(key, b"later"))
+    assert isinstance(answer, SetResult)
+    assert answer.version > ahead
+    assert answer.replicas == 2
+    for name in ("n2", "n3"):
+        entry = cluster.nodes[name].shard.store.peek(key, cluster.clock.now_ms())
+        assert entry is not None
+        assert (entry.value, entry.version) == (b"later", answer.version)
+
+
+async def test_an_owner_that_is_new_has_what_the_others_hold(cluster: Cluster) -> None:
+    key, counter = key_owned_by("n2", "n3"), key_owned_by("n2", "n4")
+    await cluster.execute("n1", Set(key, b"v", ttl_ms=5_000, tags=("t",)), Increment(counter, 41))
+    newcomer = cluster.nodes["n2"] = cluster._make("n2", Ring([]))
+    newcomer.set_view(View(RING))
+    found = await cluster.one("n1", Get(key))
+    assert isinstance(found, GetResult)
+    assert (found.value, found.ttl_ms, found.served_by) == (b"v", 5_000, "n2")
+    counted = await cluster.one("n1", Increment(counter, 1))
+    assert isinstance(counted, IncrementResult)
+    assert counted.value == 42
+    cluster.calls.clear()
+    await cluster.one("n2", Get(key))
+    assert cluster.calls == []
+    cluster.clock.advance(NodeConfig("n2").settling_ms)
+    await cluster.one("n2", Get(key_owned_by("n2", "n1")))
+    assert cluster.calls == []
+
+
+async def test_what_was_removed_is_not_fetched_back(cluster: Cluster) -> None:
+    key = key_owned_by("n2", "n3")
+    await cluster.one("n1", Set(key, b"v"))
+    await cluster.one("n1", Delete(key))
+    newcomer = cluster.nodes["n2"] = cluster._make("n2", Ring([]))
+    newcomer.set_view(View(RING))
+    answer = await cluster.one("n2", Get(key))
+    assert isinstance(answer, GetResult)
+    assert answer.outcome is GetOutcome.MISS
 
 
 async def test_a_suspect_is_asked_last(cluster: Cluster) -> None:

@@ -11,10 +11,10 @@ import grpc
 import pytest
 
 from cacheservice.config import Settings
-from cacheservice.errors import Overloaded
+from cacheservice.errors import NotReady, Overloaded
 from cacheservice.node.operations import Answer, GetOutcome, GetResult, Operation
 from cacheservice.server.cache_service import CacheServicer
-from cacheservice.server.guard import OVERLOAD_RETRY_MS, InFlight
+from cacheservice.server.guard import OVERLOAD_RETRY_MS, Admission
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub, add_CacheServiceServicer_to_server
 from cacheservice.wire import from_rpc_error
@@ -35,8 +35,14 @@ class SlowNode:
         return [GetResult(GetOutcome.MISS)] * len(operations)
 
 
+def admission(limit: int) -> Admission:
+    opened = Admission(limit)
+    opened.is_open = True
+    return opened
+
+
 @asynccontextmanager
-async def serving(node: SlowNode, in_flight: InFlight) -> AsyncIterator[Any]:
+async def serving(node: SlowNode, in_flight: Admission) -> AsyncIterator[Any]:
     server = grpc.aio.server()
     add_CacheServiceServicer_to_server(CacheServicer(node, Settings(), in_flight), server)  # type: ignore[arg-type]
     port = server.add_insecure_port("127.0.0.1:0")
@@ -49,7 +55,7 @@ async def serving(node: SlowNode, in_flight: InFlight) -> AsyncIterator[Any]:
 
 
 async def test_requests_beyond_the_limit_are_refused_at_once_and_told_when_to_return() -> None:
-    node, in_flight = SlowNode(), InFlight(2)
+    node, in_flight = SlowNode(), admission(2)
     async with serving(node, in_flight) as cache:
         taken = [asyncio.ensure_future(cache.Get(pb.GetRequest(key="k"))) for _ in range(2)]
         for _ in taken:
@@ -66,8 +72,19 @@ async def test_requests_beyond_the_limit_are_refused_at_once_and_told_when_to_re
     assert (in_flight.refused, in_flight.count) == (2, 0)
 
 
+async def test_before_the_node_has_joined_it_answers_nobody() -> None:
+    node, in_flight = SlowNode(), Admission(1)
+    node.let_go.set()
+    async with serving(node, in_flight) as cache:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await cache.Get(pb.GetRequest(key="k"))
+        assert isinstance(from_rpc_error(caught.value), NotReady)
+        in_flight.is_open = True
+        assert (await cache.Get(pb.GetRequest(key="k"))).outcome == pb.GET_OUTCOME_MISS
+
+
 async def test_a_client_that_hangs_up_frees_its_place() -> None:
-    node, in_flight = SlowNode(), InFlight(1)
+    node, in_flight = SlowNode(), admission(1)
     async with serving(node, in_flight) as cache:
         call = cache.Get(pb.GetRequest(key="k"))
         await node.started.acquire()
@@ -84,7 +101,7 @@ async def test_a_defect_is_told_without_its_traceback(caplog: pytest.LogCaptureF
         async def execute(self, operations: Sequence[Operation], *, timeout_ms: int) -> list[Answer]:
             raise ZeroDivisionError("secret")
 
-    async with serving(BrokenNode(), InFlight(1)) as cache:
+    async with serving(BrokenNode(), admission(1)) as cache:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await cache.Get(pb.GetRequest(key="k"))
     assert caught.value.code() is grpc.StatusCode.INTERNAL

@@ -127,6 +127,44 @@ def test_losing_a_node_loses_no_acknowledged_write_and_fails_no_request(seed: in
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_a_node_that_hung_for_a_while_does_not_bring_back_what_it_missed(seed: int) -> None:
+    async def scenario(world: World) -> None:
+        keys = [f"key:{number}" for number in range(60)]
+        via = world.nodes["n1"].node
+        await via.execute([Set(key, b"old") for key in keys], timeout_ms=TIMEOUT_MS)
+        paused = world.nodes["n3"]
+        world.network.hung.add(paused.address)
+        answers = await via.execute([Set(key, b"new") for key in keys], timeout_ms=TIMEOUT_MS)
+        assert all(isinstance(answer, SetResult) and answer.stored for answer in answers)
+        await asyncio.sleep(2)
+        world.network.hung.clear()
+        await asyncio.sleep(5)
+        await world.until_whole(30)
+        for node in world.nodes.values():
+            answers = await node.node.execute([Get(key) for key in keys], timeout_ms=TIMEOUT_MS)
+            values = {answer.value for answer in answers if isinstance(answer, GetResult)}
+            assert values == {b"new"}
+
+    simulate(seed, 4, scenario)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_node_that_comes_back_empty_serves_what_its_replicas_hold(seed: int) -> None:
+    async def scenario(world: World) -> None:
+        keys = [f"key:{number}" for number in range(60)]
+        await world.nodes["n1"].node.execute([Set(key, b"v") for key in keys], timeout_ms=TIMEOUT_MS)
+        world.crash("n2")
+        await world.until_whole(20)
+        world.start("n2")
+        await world.until_whole(20)
+        for node in world.nodes.values():
+            answers = await node.node.execute([Get(key) for key in keys], timeout_ms=TIMEOUT_MS)
+            assert [answer.value for answer in answers if isinstance(answer, GetResult)] == [b"v"] * 60
+
+    simulate(seed, 4, scenario)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_an_increment_is_never_done_twice(seed: int) -> None:
     async def scenario(world: World) -> None:
         world.network.loss = 0.05

@@ -106,6 +106,7 @@ class SimNode:
         world.network.hosts[address] = self
         self.handle(SeedsResolved(seeds))
         self._spawn(self._run_timer())
+        self._spawn(self._replay_hints())
 
     async def forward(
         self,
@@ -127,11 +128,17 @@ class SimNode:
         await self._answer(host, node_id, timeout_ms)
         return answers
 
-    async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[bool]:
+    async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
         host = await self._reach(node_id, timeout_ms)
         held = [host.node.shard.merge(change) for change in changes]
         await self._answer(host, node_id, timeout_ms)
         return held
+
+    async def fetch(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[Change]:
+        host = await self._reach(node_id, timeout_ms)
+        known = [change for change in map(host.node.shard.change, keys) if change is not None]
+        await self._answer(host, node_id, timeout_ms)
+        return known
 
     def handle(self, event: Event) -> None:
         self._perform(self.core.handle(event, self.clock.now_ms()))
@@ -163,6 +170,11 @@ class SimNode:
             await asyncio.sleep(min(wait_ms, 50) / 1_000)
             if self.core.next_timer() <= self.clock.now_ms():
                 self.handle(Timer())
+
+    async def _replay_hints(self) -> None:
+        while True:
+            await asyncio.sleep(0.25)
+            await self.node.replay_hints()
 
     def _perform(self, outputs: Sequence[Output]) -> None:
         for output in outputs:

@@ -10,7 +10,7 @@ ENTRIES = st.builds(
     Entry,
     value=st.binary(max_size=64),
     version=st.integers(0, 2**64 - 1),
-    created=TIMES,
+    created=st.integers(-(2**62), 2**62),
     expires=TIMES,
     stale_ms=st.integers(0, 2**50),
     load_ms=st.integers(0, 2**50),

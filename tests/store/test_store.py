@@ -9,13 +9,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cacheservice.errors import EntryTooLarge
 from cacheservice.store import POLICIES, Entry, Store
 from cacheservice.store.entry import pack
-from cacheservice.store.store import ENTRY_OVERHEAD
+from cacheservice.store.store import ENTRY_OVERHEAD, key_bytes
+from cacheservice.v1.cache_pb2 import GetRequest
 
-KEYS = st.sampled_from([f"key{number}" for number in range(12)])
+KEYS = st.sampled_from([f"key{number}" for number in range(9)] + ["ключ", "schlüssel", "🔑"])
 
 
 def cost(policy: str, key: str, entry: Entry) -> int:
-    return getsizeof(key) + getsizeof(pack(entry)) + ENTRY_OVERHEAD[policy]
+    return key_bytes(key) + getsizeof(pack(entry)) + ENTRY_OVERHEAD[policy]
 
 
 class StoreAgainstDict(RuleBasedStateMachine):
@@ -97,6 +98,14 @@ class StoreAgainstDict(RuleBasedStateMachine):
 
 
 TestStoreAgainstDict = StoreAgainstDict.TestCase
+
+
+@pytest.mark.parametrize("key", ["key", "schlüssel", "ключ", "🔑", ""])
+def test_a_key_costs_the_same_whatever_was_done_with_it(key: str) -> None:
+    fresh = key_bytes(key)
+    # This keeps the UTF-8 form in the str, and getsizeof counts it from then on.
+    GetRequest(key=key)
+    assert key_bytes(key) == fresh >= getsizeof(key)
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))

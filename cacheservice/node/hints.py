@@ -1,0 +1,51 @@
+"""Which replicas missed which writes (hinted handoff: DeCandia et al., "Dynamo", SOSP 2007)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+MAX_HINTS = 20_000
+
+
+class Hints:
+    """Keys by the node that missed them, the oldest first; at most `limit` in all.
+
+    A hint is a key alone: what the node is sent in the end is what this node holds by then. Beyond the
+    limit the oldest hints of the node with the most are given up, and counted in `dropped`.
+    """
+
+    def __init__(self, limit: int = MAX_HINTS) -> None:
+        self.dropped = 0
+        self._limit = limit
+        self._keys: dict[str, dict[str, None]] = {}
+        self._count = 0
+
+    def add(self, node_id: str, key: str) -> None:
+        keys = self._keys.setdefault(node_id, {})
+        if key in keys:
+            return
+        keys[key] = None
+        self._count += 1
+        if self._count > self._limit:
+            most = max(self._keys, key=lambda other: len(self._keys[other]))
+            self.discard(most, [next(iter(self._keys[most]))])
+            self.dropped += 1
+
+    def discard(self, node_id: str, keys: Iterable[str]) -> None:
+        held = self._keys.get(node_id, {})
+        for key in keys:
+            if key in held:
+                del held[key]
+                self._count -= 1
+        if not held:
+            self._keys.pop(node_id, None)
+
+    def nodes(self) -> list[str]:
+        return list(self._keys)
+
+    def oldest(self, node_id: str, count: int) -> Sequence[str]:
+        return list(islice(self._keys.get(node_id, {}), count))
+
+    def __len__(self) -> int:
+        return self._count
