@@ -28,6 +28,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from cacheservice.address import split_address
+
 ENV_PREFIX = "CACHESERVICE_"
 
 KiB = 1024
@@ -38,21 +40,6 @@ ENTRY_SLACK = 64 * KiB
 """What key, tags and framing may add to a value in one message."""
 PEER_SLACK = 4 * MiB
 """What 10,000 entries, or their answers, may take beyond max_message_bytes on their way between nodes."""
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of "host:port" or "[v6]:port"; ValueError when it is neither."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise ValueError(f"{address!r} is not HOST:PORT")
-    if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise ValueError(f"{address!r} has an IPv6 address without [brackets]")
-    return host.strip("[]"), int(port)
-
-
-def join_address(host: str, port: int) -> str:
-    """The inverse of split_address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _is_address(address: str) -> str:
@@ -80,6 +67,17 @@ class NamespaceSettings(BaseModel):
     """Time to live of entries written without one; 0 for no expiry."""
     max_ttl_seconds: Seconds = 0
     """Longest time to live; longer ones, and none at all, are cut to it. 0 for no bound."""
+
+    @model_validator(mode="after")
+    def _default_is_within_the_bound(self) -> NamespaceSettings:
+        _check_ttls(self.default_ttl_seconds, self.max_ttl_seconds)
+        return self
+
+
+def _check_ttls(default_ttl_seconds: float, max_ttl_seconds: float) -> None:
+    if 0 < max_ttl_seconds < default_ttl_seconds:
+        bound = f"at most max_ttl_seconds ({max_ttl_seconds:g})"
+        raise ValueError(f"default_ttl_seconds ({default_ttl_seconds:g}) must be {bound}")
 
 
 class Settings(BaseSettings):
@@ -150,11 +148,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
-        host, _ = split_address(self.listen)
-        if self.advertise is None and _is_wildcard(host):
-            raise ValueError(
-                f"advertise must be given when listen is {self.listen}, which is no address to call"
-            )
+        advertised, _ = split_address(self.advertise or self.listen)
+        if _is_wildcard(advertised):
+            raise ValueError(f"advertise must be an address that the others can call, not {advertised}")
+        _check_ttls(self.default_ttl_seconds, self.max_ttl_seconds)
+        if any(":" in name for name in self.namespaces):
+            raise ValueError("the name of a namespace has no ':'")
         if self.max_value_bytes + ENTRY_SLACK > self.max_message_bytes:
             raise ValueError(
                 f"max_message_bytes ({self.max_message_bytes}) must be at least max_value_bytes "

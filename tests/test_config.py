@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from cacheservice.config import MiB, Settings, as_markdown, join_address, split_address
+from cacheservice.address import join_address, split_address
+from cacheservice.config import MiB, Settings, as_markdown
 from tests.write_settings import BEGIN, END, README
 
 
@@ -86,8 +87,16 @@ def test_unknown_settings_in_the_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_impossible_combinations_are_refused() -> None:
-    with pytest.raises(ValidationError, match="advertise must be given"):
+    with pytest.raises(ValidationError, match="advertise must be an address"):
         Settings(listen="0.0.0.0:7700")
+    with pytest.raises(ValidationError, match="advertise must be an address"):
+        Settings(advertise="0.0.0.0:7700")
+    with pytest.raises(ValidationError, match="default_ttl_seconds"):
+        Settings(default_ttl_seconds=10, max_ttl_seconds=5)
+    with pytest.raises(ValidationError, match="default_ttl_seconds"):
+        Settings(namespaces={"a": {"default_ttl_seconds": 10, "max_ttl_seconds": 5}})
+    with pytest.raises(ValidationError, match="namespace"):
+        Settings(namespaces={"a:b": {}})
     with pytest.raises(ValidationError, match="max_message_bytes"):
         Settings(max_value_bytes=MiB, max_message_bytes=MiB)
     assert Settings(listen="[::]:7700", advertise="10.0.0.1:7700").advertise == "10.0.0.1:7700"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -13,8 +15,9 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from cacheservice.cli.output import fail
+from cacheservice.cli.output import counted, fail
 from cacheservice.client import Client
+from cacheservice.config import ENV_PREFIX
 from cacheservice.errors import CacheServiceError
 from cacheservice.v1.cluster_pb2 import MEMBER_STATE_ALIVE
 
@@ -29,7 +32,8 @@ _SHOWN_LOG_LINES = 10
 class Node:
     """One child process and where it logs."""
 
-    def __init__(self, node_id: str, address: str, log: Path) -> None:
+    def __init__(self, cluster_id: str, node_id: str, address: str, log: Path) -> None:
+        self.cluster_id = cluster_id
         self.node_id = node_id
         self.address = address
         self.log = log
@@ -64,9 +68,11 @@ def cluster(
 ) -> None:
     """Run several nodes on this machine until Ctrl-C. No configuration, nothing left behind."""
     with tempfile.TemporaryDirectory(prefix="cacheservice-") as folder:
+        # Of its own, so that two clusters on one machine never mix, whatever their ports.
+        cluster_id = f"local-{Path(folder).name.rpartition('-')[2]}"
         children = [
-            Node(f"n{number}", f"{HOST}:{base_port + number - 1}", Path(folder) / f"n{number}.log")
-            for number in range(1, nodes + 1)
+            Node(cluster_id, f"n{number}", f"{HOST}:{port}", Path(folder) / f"n{number}.log")
+            for number, port in enumerate(range(base_port, base_port + nodes), 1)
         ]
         if not asyncio.run(_run(children, max_memory)):
             raise typer.Exit(1)
@@ -76,7 +82,7 @@ async def _run(nodes: list[Node], max_memory: str) -> bool:
     """Whether all nodes became ready, and stopped in order when told to."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stopped.set)
     seeds = ",".join(node.address for node in nodes)
     try:
@@ -85,12 +91,13 @@ async def _run(nodes: list[Node], max_memory: str) -> bool:
         if not await _all_ready(nodes, stopped):
             return stopped.is_set()
         _print_welcome(nodes)
-        watchers = [asyncio.create_task(_report_death(node, stopped)) for node in nodes]
+        watchers = [asyncio.create_task(_report_death(node, nodes, stopped)) for node in nodes]
         await stopped.wait()
+        some_are_left = any(node.exit_code is None for node in nodes)
         print("\nstopping ...", flush=True)
         await _stop(nodes)
         await asyncio.gather(*watchers)
-        return True
+        return some_are_left
     finally:
         await _stop(nodes)
 
@@ -99,7 +106,8 @@ async def _spawn(node: Node, seeds: str, max_memory: str, log: BinaryIO) -> asyn
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "cacheservice", "serve"),
         *("--node-id", node.node_id, "--listen", node.address, "--seeds", seeds),
-        *("--cluster-id", "local", "--max-memory", max_memory),
+        *("--cluster-id", node.cluster_id, "--max-memory", max_memory),
+        env={name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -144,13 +152,17 @@ async def _sees(node: Node, count: int) -> bool:
         except CacheServiceError:
             return False
     alive = [member for member in topology.members if member.state == MEMBER_STATE_ALIVE]
-    return len(alive) == count
+    return topology.cluster_id == node.cluster_id and len(alive) == count
 
 
-async def _report_death(node: Node, stopped: asyncio.Event) -> None:
+async def _report_death(node: Node, nodes: list[Node], stopped: asyncio.Event) -> None:
     code = await node.wait()
-    if not stopped.is_set():
-        print(f"{node.node_id} ended with code {code}; the others go on", flush=True)
+    if stopped.is_set():
+        return
+    left = [other.node_id for other in nodes if other.exit_code is None]
+    print(f"{node.node_id} ended with code {code}; left: {', '.join(left) or 'none'}", flush=True)
+    if not left:
+        stopped.set()
 
 
 async def _stop(nodes: list[Node]) -> None:
@@ -170,17 +182,24 @@ def _print_welcome(nodes: list[Node]) -> None:
     first, last = nodes[0].address, nodes[-1].address
     value = b64encode(b"Ada").decode()
     service = "cacheservice.v1.CacheService"
+    command = _command()
     print(
         f"""
-{len(nodes)} nodes are ready, logs in {nodes[0].log.parent}. Try (values are base64 in JSON):
+{counted(len(nodes), "node")} ready, logs in {nodes[0].log.parent}. Try (values are base64 in JSON):
 
   grpcurl -plaintext -d '{{"key": "user:1", "value": "{value}", "ttl_seconds": 60}}' {first} {service}/Set
   grpcurl -plaintext -d '{{"key": "user:1"}}' {last} {service}/Get
   grpcurl -plaintext {first} cacheservice.v1.ClusterService/Describe
 
-  cacheservice get user:1 --target {last}
-  cacheservice members --target {first}
+  {command} get user:1 --target {last}
+  {command} members --target {first}
 
 Ctrl-C stops them.""",
         flush=True,
     )
+
+
+def _command() -> str:
+    """How to call this program from the shell that called it."""
+    script = Path(sys.executable).parent / "cacheservice"
+    return "cacheservice" if shutil.which("cacheservice") == str(script) else os.path.relpath(script)

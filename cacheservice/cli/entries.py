@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
-from cacheservice.cli.output import DEFAULT_TARGET, Json, Target, as_text, print_json, run, split_targets
+from cacheservice.cli.output import (
+    DEFAULT_TARGET,
+    Json,
+    Target,
+    as_text,
+    counted,
+    print_json,
+    run,
+    split_targets,
+)
 from cacheservice.client import Client, Lookup, SetResult
 
 Key = Annotated[str, typer.Argument(help="The key.")]
@@ -15,7 +25,7 @@ Ttl = Annotated[float, typer.Option("--ttl", help="Seconds to live; 0 as the nam
 
 
 def get(key: Key, target: Target = DEFAULT_TARGET, json: Json = False) -> None:
-    """Print the value of a key."""
+    """Print the value of a key. Without an entry nothing is printed, and the exit code is 0 all the same."""
 
     async def work() -> Lookup:
         async with Client(split_targets(target)) as client:
@@ -28,7 +38,7 @@ def get(key: Key, target: Target = DEFAULT_TARGET, json: Json = False) -> None:
                 "key": key,
                 "outcome": found.outcome.value,
                 **({} if found.value is None else as_text(found.value)),
-                "version": found.version,
+                "version": str(found.version),
                 "ttl_seconds": found.ttl,
                 "age_seconds": found.age,
                 "served_by": found.served_by,
@@ -38,7 +48,9 @@ def get(key: Key, target: Target = DEFAULT_TARGET, json: Json = False) -> None:
     elif found.value is None:
         print(f"there is no entry {key!r}", file=sys.stderr)
     else:
-        sys.stdout.buffer.write(found.value + b"\n")
+        # In a pipe exactly the value; on a terminal the prompt goes to the next line.
+        sys.stdout.buffer.write(found.value + (b"\n" if sys.stdout.isatty() else b""))
+        sys.stdout.flush()
 
 
 def set_(
@@ -54,7 +66,7 @@ def set_(
     json: Json = False,
 ) -> None:
     """Write a value."""
-    content = sys.stdin.buffer.read() if value == "-" else value.encode()
+    content = sys.stdin.buffer.read() if value == "-" else os.fsencode(value)
     if [if_absent, if_present, if_version is not None].count(True) > 1:
         raise typer.BadParameter("of --if-absent, --if-present and --if-version only one may be given")
 
@@ -66,11 +78,13 @@ def set_(
 
     done = run(work())
     if json:
-        print_json({"stored": done.stored, "version": done.version, "replicas": done.replicas})
+        print_json({"stored": done.stored, "version": str(done.version), "replicas": done.replicas})
     elif done.stored:
-        print(f"stored on {done.replicas} nodes, version {done.version}")
+        print(f"stored on {counted(done.replicas, 'node')}, version {done.version}")
+    elif done.version:
+        print(f"not stored: the entry has version {done.version}")
     else:
-        print(f"not stored: the condition does not hold (version {done.version})")
+        print("not stored: there is no entry")
 
 
 def delete(key: Key, target: Target = DEFAULT_TARGET, json: Json = False) -> None:
@@ -89,7 +103,7 @@ def delete(key: Key, target: Target = DEFAULT_TARGET, json: Json = False) -> Non
 
 def touch(
     key: Key,
-    ttl: Annotated[float, typer.Argument(help="Seconds to live from now.")],
+    ttl: Annotated[float, typer.Argument(help="Seconds to live from now; 0 as for --ttl of set.")],
     target: Target = DEFAULT_TARGET,
     json: Json = False,
 ) -> None:

@@ -26,7 +26,7 @@ from cacheservice.wire import from_rpc_error
 
 _STATE_PREFIX = "MEMBER_STATE_"
 _OUTSIDE_RING = {"left", "dead"}
-_STATS_TIMEOUT_SECONDS = 2.0
+_STATS_TIMEOUT_SECONDS = 1.0
 
 
 def members(target: Target = DEFAULT_TARGET, json: Json = False) -> None:
@@ -85,7 +85,7 @@ def ring(
         return
     print(f"ring {topology.ring_epoch}, each entry on {topology.replication_factor} nodes")
     print_table(("node_id", "share"), [(node_id, f"{share:.1%}") for node_id, share in shares.items()])
-    if key:
+    if owners:
         print(f"{key}: owner {owners[0]}, replicas {', '.join(owners[1:]) or 'none'}")
 
 

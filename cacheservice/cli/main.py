@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from cacheservice.cli import cluster, entries, inspection, replay, serve, simulate
 
 app = typer.Typer(
     help="A self-hosted gRPC cache cluster.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+
+
+@app.callback(invoke_without_command=True)
+def common(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True)
+    ] = False,
+) -> None:
+    if show_version:
+        print(version("cacheservice"))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
 app.command()(serve.serve)
 app.command()(cluster.cluster)
 app.command()(entries.get)
@@ -28,4 +50,9 @@ app.command()(replay.replay)
 
 
 def main() -> None:
-    app(prog_name="cacheservice")
+    try:
+        app(prog_name="cacheservice")
+    except BrokenPipeError:
+        # Whoever read the output has enough, as in `cacheservice stats | head -3`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,4 +1,4 @@
-"""The database of record behind a replay: one table in SQLite."""
+"""The database of record behind a replay: one table of its own in SQLite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+TABLE = "cacheservice_replay"
 DEFAULT_VALUE_BYTES = 100
+_INSERT = f"INSERT OR REPLACE INTO {TABLE} VALUES (?, ?)"
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -45,11 +47,11 @@ class SqliteOrigin:
 
     async def store(self, key: str, value: bytes) -> None:
         self.queries += 1
-        await self._run(self._execute, "INSERT OR REPLACE INTO items VALUES (?, ?)", (key, value))
+        await self._run(self._execute, _INSERT, (key, value))
 
     async def remove(self, key: str) -> None:
         self.queries += 1
-        await self._run(self._execute, "DELETE FROM items WHERE key = ?", (key,))
+        await self._run(self._execute, f"DELETE FROM {TABLE} WHERE key = ?", (key,))
 
     async def close(self) -> None:
         await self._run(self._database.close)
@@ -68,16 +70,17 @@ class SqliteOrigin:
         database = self._database
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
-        database.execute("DROP TABLE IF EXISTS items")
-        database.execute("CREATE TABLE items (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
+        database.execute(f"DROP TABLE IF EXISTS {TABLE}")
+        database.execute(f"CREATE TABLE {TABLE} (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
         database.execute("BEGIN")
         database.executemany(
-            "INSERT OR REPLACE INTO items VALUES (?, ?)", ((key, value_of(key, size)) for key, size in rows)
+            _INSERT,
+            ((key, value_of(key, size)) for key, size in rows),
         )
         database.execute("COMMIT")
 
     def _load(self, key: str) -> bytes | None:
-        row = self._database.execute("SELECT value FROM items WHERE key = ?", (key,)).fetchone()
+        row = self._database.execute(f"SELECT value FROM {TABLE} WHERE key = ?", (key,)).fetchone()
         return None if row is None else row[0]
 
     def _execute(self, statement: str, arguments: tuple[object, ...]) -> None:

@@ -12,7 +12,9 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from cacheservice.address import split_address
 from cacheservice.errors import CacheServiceError
 
 DEFAULT_TARGET = "127.0.0.1:7700"
@@ -45,12 +47,23 @@ def run(work: Awaitable[Result]) -> Result:
     try:
         return asyncio.run(awaited())
     except CacheServiceError as error:
-        details = ", ".join(f"{name}={value}" for name, value in error.metadata.items())
-        fail(f"{error.reason or 'UNKNOWN'}: {error.message}{f' ({details})' if details else ''}")
+        fail(f"{error.reason or 'UNKNOWN'}: {error.message}")
 
 
 def split_targets(target: str) -> list[str]:
-    return [part.strip() for part in target.split(",") if part.strip()] or [DEFAULT_TARGET]
+    """The addresses, checked; ends the process with code 2 when one is none."""
+    targets = [part.strip() for part in target.split(",") if part.strip()]
+    try:
+        for part in targets:
+            split_address(part)
+    except ValueError as error:
+        fail(f"--target: {error}", code=2)
+    return targets or [DEFAULT_TARGET]
+
+
+def counted(count: int, noun: str) -> str:
+    """The number with its noun in the right number."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def print_json(value: Any) -> None:
@@ -65,7 +78,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         numeric = bool(kept) and all(isinstance(row[index], int | float) for row in kept)
         table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     for row in kept:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+        table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
     console = Console()
     if not console.is_terminal:
         console = Console(width=10_000)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import sqlite3
 import sys
 import time
 from array import array
@@ -42,13 +44,20 @@ class Report:
 
     def failed_with(self, error: CacheServiceError) -> None:
         self.failed += 1
-        if len(self.errors) < _SHOWN_ERRORS:
-            self.errors.append(f"{error.reason}: {error.message}")
+        text = f"{error.reason}: {error.message}"
+        if len(self.errors) < _SHOWN_ERRORS and text not in self.errors:
+            self.errors.append(text)
 
 
 def replay(
     trace: Trace,
-    origin: Annotated[str, typer.Option("--origin", help="The database of record, sqlite:PATH. Made anew.")],
+    origin: Annotated[
+        str,
+        typer.Option(
+            "--origin",
+            help="The database of record, sqlite:PATH. Its table cacheservice_replay is made anew.",
+        ),
+    ],
     target: Target = DEFAULT_TARGET,
     concurrency: Annotated[
         int, typer.Option("--concurrency", min=1, max=10_000, help="Requests in flight.")
@@ -56,7 +65,11 @@ def replay(
     limit: Limit = None,
     json: Json = False,
 ) -> None:
-    """Replay an access log cache-aside: get, and on a miss load from the database and set."""
+    """Replay an access log cache-aside: get, and on a miss load from the database and set.
+
+    Each run has keys of its own, so that it starts cold. The exit code is 1 when a request failed or a value
+    was wrong.
+    """
     if not origin.startswith(_SCHEME) or origin == _SCHEME:
         raise typer.BadParameter(f"{origin!r} is not sqlite:PATH", param_hint="--origin")
     try:
@@ -67,23 +80,29 @@ def replay(
         )
     except ValueError as error:
         fail(str(error))
+    except sqlite3.Error as error:
+        fail(f"{origin}: {error}")
 
 
 async def _replay(
     targets: list[str], trace: Path, database: Path, concurrency: int, limit: int | None, as_json: bool
 ) -> None:
+    run = f"replay-{secrets.token_hex(4)}"
     first_sizes: dict[str, int | None] = {}
     total = 0
     for request in read_trace(trace, limit):
-        first_sizes.setdefault(request.key, request.size)
+        first_sizes.setdefault(f"{run}:{request.key}", request.size)
         total += 1
+    if not total:
+        raise ValueError(f"{trace} holds no requests")
     source = SqliteOrigin(database)
     try:
         await source.fill(first_sizes.items())
         report = Report()
         started = time.perf_counter()
         async with Client(targets, timeout=_TIMEOUT_SECONDS) as cache:
-            requests = _with_progress(read_trace(trace, limit), total, show=not as_json)
+            own = (request._replace(key=f"{run}:{request.key}") for request in read_trace(trace, limit))
+            requests = _with_progress(own, total, show=not as_json)
             await asyncio.gather(
                 *(_worker(cache, source, requests, first_sizes, report) for _ in range(concurrency))
             )
@@ -91,6 +110,8 @@ async def _replay(
     finally:
         await source.close()
     _print(report, source.queries, seconds, as_json)
+    if report.failed or report.wrong:
+        fail(f"{report.failed:,} requests failed, {report.wrong:,} values were wrong")
 
 
 async def _worker(

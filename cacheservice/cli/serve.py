@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+from tomllib import TOMLDecodeError
 from typing import Annotated, Any
 
 import typer
 import uvloop
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from cacheservice.cli.output import fail
 from cacheservice.config import Settings, flag_of, meaning_of
@@ -24,7 +26,10 @@ def serve(**flags: str | None) -> None:
         settings = Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         fail("; ".join(_problem(detail) for detail in error.errors()), code=2)
+    except (SettingsError, TOMLDecodeError, OSError) as error:
+        fail(str(error), code=2)
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
+    logging.getLogger("grpc").setLevel(logging.WARNING)
     try:
         uvloop.run(run_node(settings))
     except OSError as error:
@@ -34,7 +39,8 @@ def serve(**flags: str | None) -> None:
 def _problem(detail: Any) -> str:
     where = ".".join(str(part) for part in detail["loc"])
     message = detail["msg"].removeprefix("Value error, ")
-    return f"{where}: {message} (got {detail['input']!r})" if where else message
+    got = f" (got {detail['input']!r})" if not message.startswith(repr(detail["input"])) else ""
+    return f"{where}: {message}{got}" if where else message
 
 
 def _flags() -> inspect.Signature:

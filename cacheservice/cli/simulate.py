@@ -46,7 +46,10 @@ def simulate(
     limit: Limit = None,
     json: Json = False,
 ) -> None:
-    """Replay an access log against the store, to choose a policy and a size. A request takes 1 ms."""
+    """Replay an access log against the store, to choose a policy and a size.
+
+    A request takes 1 ms of the time in which entries expire. Values of unknown size are empty.
+    """
     if policy not in POLICIES:
         raise typer.BadParameter(f"{policy!r} is not one of {', '.join(POLICIES)}", param_hint="--policy")
     if (max_entries is None) == (max_memory is None):
@@ -57,6 +60,8 @@ def simulate(
         outcome = run_trace(store, read_trace(trace, limit))
     except ValueError as error:
         fail(str(error))
+    if not outcome.requests:
+        fail(f"{trace} holds no requests to count")
     if json:
         print_json(
             {

@@ -8,7 +8,7 @@ from typing import TypeVar, overload
 
 from cacheservice.client.nodes import Nodes
 from cacheservice.client.results import Lookup, Outcome, SetResult
-from cacheservice.errors import AnswerTooLarge, CacheServiceError
+from cacheservice.errors import AnswerTooLarge, CacheServiceError, InvalidArgument
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import from_status
 
@@ -31,8 +31,9 @@ class Client:
 
     `targets` is the HOST:PORT of one node or of several; the others are learnt from them. `timeout` is
     in seconds, for each call with all its repetitions. Keys are str of 1 to 1,024 bytes in UTF-8, values
-    bytes. Every method raises the errors of cacheservice.errors and nothing else; reads, and writes
-    without a condition, are tried on other nodes when one gives no answer.
+    bytes. Every method raises the errors of cacheservice.errors, TypeError for arguments of another type,
+    and nothing else; reads, and writes without a condition, are tried on other nodes when one gives no
+    answer.
     """
 
     def __init__(self, targets: str | Sequence[str], *, timeout: float = 1.0) -> None:
@@ -61,7 +62,7 @@ class Client:
 
     async def lookup(self, key: str) -> Lookup:
         """The value with everything that is known of it."""
-        request = pb.GetRequest(key=key)
+        request = pb.GetRequest(key=_key(key))
         return _lookup(
             await self.nodes.call(
                 lambda node, timeout: node.cache.Get(request, timeout=timeout), repeatable=True
@@ -71,7 +72,7 @@ class Client:
     async def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The values of those keys that have one. Raises the first key's error, if any has one."""
         found: dict[str, bytes] = {}
-        parts = _parts(list(dict.fromkeys(keys)))
+        parts = _parts(list(dict.fromkeys(map(_key, keys))))
         while parts:
             part = parts.pop(0)
             request = pb.BatchGetRequest(keys=part)
@@ -111,7 +112,7 @@ class Client:
         request = _set_request(key, value, ttl)
         request.stale_seconds = stale
         request.tags.extend(tags)
-        request.min_replicas = min_replicas
+        request.min_replicas = _uint32("min_replicas", min_replicas)
         if [if_absent, if_present, if_version is not None].count(True) > 1:
             raise ValueError("of if_absent, if_present and if_version only one may be given")
         if if_absent:
@@ -119,7 +120,7 @@ class Client:
         if if_present:
             request.if_present = True
         if if_version is not None:
-            request.if_version = if_version
+            request.if_version = _uint64("if_version", if_version)
         response = await self.nodes.call(
             lambda node, timeout: node.cache.Set(request, timeout=timeout),
             repeatable=request.WhichOneof("condition") is None,
@@ -142,7 +143,7 @@ class Client:
 
     async def delete(self, key: str) -> bool:
         """Removes the entry; whether there was one."""
-        request = pb.DeleteRequest(key=key)
+        request = pb.DeleteRequest(key=_key(key))
         response = await self.nodes.call(
             lambda node, timeout: node.cache.Delete(request, timeout=timeout), repeatable=True
         )
@@ -152,7 +153,7 @@ class Client:
         """Removes the entries; how many there were. Raises the first failed key's error, after all."""
         removed = 0
         errors: list[CacheServiceError] = []
-        for part in _parts(list(keys)):
+        for part in _parts(list(map(_key, keys))):
             request = pb.BatchDeleteRequest(keys=part)
             response = await self.nodes.call(
                 lambda node, timeout, request=request: node.cache.BatchDelete(request, timeout=timeout),  # type: ignore[misc]
@@ -169,7 +170,7 @@ class Client:
 
     async def touch(self, key: str, ttl: float) -> bool:
         """Gives the entry `ttl` more seconds from now; whether there was one."""
-        request = pb.TouchRequest(key=key, ttl_seconds=ttl)
+        request = pb.TouchRequest(key=_key(key), ttl_seconds=ttl)
         response = await self.nodes.call(
             lambda node, timeout: node.cache.Touch(request, timeout=timeout), repeatable=True
         )
@@ -177,7 +178,9 @@ class Client:
 
     async def incr(self, key: str, delta: int = 1, *, initial: int = 0, ttl: float = 0) -> int:
         """Adds `delta` to the counter and returns it. An absent one is made from `initial`, with `ttl`."""
-        request = pb.IncrementRequest(key=key, delta=delta, initial=initial, ttl_seconds=ttl)
+        request = pb.IncrementRequest(
+            key=_key(key), delta=_int64("delta", delta), initial=_int64("initial", initial), ttl_seconds=ttl
+        )
         response = await self.nodes.call(
             lambda node, timeout: node.cache.Increment(request, timeout=timeout), repeatable=False
         )
@@ -197,8 +200,38 @@ def _lookup(response: pb.GetResponse) -> Lookup:
     )
 
 
+def _key(key: str) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"a key must be str, not {type(key).__name__}")
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument.of("key", "text that UTF-8 can express", repr(key)[:64]) from None
+    return key
+
+
+def _integer(bits: int, lowest: int) -> Callable[[str, int], int]:
+    highest = lowest + 2**bits - 1
+
+    def checked(field: str, value: int) -> int:
+        if not isinstance(value, int):
+            raise TypeError(f"{field} must be int, not {type(value).__name__}")
+        if not lowest <= value <= highest:
+            raise InvalidArgument.of(field, f"{lowest} to {highest}", str(value))
+        return value
+
+    return checked
+
+
+_int64 = _integer(64, -(2**63))
+_uint64 = _integer(64, 0)
+_uint32 = _integer(32, 0)
+
+
 def _set_request(key: str, value: bytes, ttl: float) -> pb.SetRequest:
-    return pb.SetRequest(key=key, value=value, ttl_seconds=ttl)
+    if not isinstance(value, bytes):
+        raise TypeError(f"a value must be bytes, not {type(value).__name__}")
+    return pb.SetRequest(key=_key(key), value=value, ttl_seconds=ttl)
 
 
 Item = TypeVar("Item")

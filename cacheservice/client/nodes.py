@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import grpc
 
-from cacheservice.errors import DeadlineExceeded, OutcomeUnknown, Unavailable
+from cacheservice.address import split_address
+from cacheservice.errors import DeadlineExceeded, OutcomeUnknown, TooFewReplicas, Unavailable
 from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.cluster_pb2 import (
@@ -18,7 +19,7 @@ from cacheservice.v1.cluster_pb2 import (
     Topology,
 )
 from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub
-from cacheservice.wire import from_rpc_error
+from cacheservice.wire import connects, from_rpc_error
 
 MAX_MESSAGE_BYTES = 1024 * 1024 * 1024
 
@@ -36,6 +37,14 @@ _REFRESH_SECONDS = 5.0
 Response = TypeVar("Response")
 
 
+class _NotSent(Unavailable):
+    """There was no connection over which the call could have gone."""
+
+
+_FINAL = (OutcomeUnknown, TooFewReplicas)
+"""Answers of the owner itself: another node would have no other."""
+
+
 class NodeStubs:
     """The stubs of one node's services."""
 
@@ -45,6 +54,10 @@ class NodeStubs:
         self.cache = CacheServiceStub(self._channel)
         self.cluster = ClusterServiceStub(self._channel)
         self.admin = AdminServiceStub(self._channel)
+
+    async def connects(self, seconds: float) -> bool:
+        """Whether there is a connection, or comes about in time."""
+        return await connects(self._channel, seconds)
 
     async def close(self, grace: float | None = None) -> None:
         await self._channel.close(grace)
@@ -59,7 +72,7 @@ class Nodes:
     def __init__(self, targets: Sequence[str], timeout: float) -> None:
         if not targets:
             raise ValueError("a client needs the address of at least one node")
-        self._targets = tuple(targets)
+        self._targets = tuple(map(_checked, targets))
         self._timeout = timeout
         self._stubs: dict[str, NodeStubs] = {}
         self._order = list(targets)
@@ -88,24 +101,29 @@ class Nodes:
         while True:
             address = untried.pop(0)
             left = deadline - loop.time()
+            attempt = left / 2 if untried and repeatable else left
             try:
-                return await rpc(self._node(address), left / 2 if untried and repeatable else left)
+                if not repeatable and not await self._node(address).connects(attempt):
+                    raise _NotSent(f"no connection to {address}")
+                return await rpc(self._node(address), attempt)
             except grpc.aio.AioRpcError as failure:
                 error = from_rpc_error(failure)
+            except _NotSent as not_sent:
+                error = not_sent
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
                 # Nobody cancelled this call: its channel was closed.
                 raise OutcomeUnknown("the client was closed during the call") from None
-            no_answer = type(error) in (Unavailable, DeadlineExceeded)
+            no_answer = type(error) in (Unavailable, DeadlineExceeded, _NotSent)
             if no_answer:
                 self._aside_until[address] = loop.time() + _SET_ASIDE_SECONDS
                 self._refresh_at = 0.0
-            if no_answer and not repeatable:
+            if no_answer and not repeatable and not isinstance(error, _NotSent):
                 raise OutcomeUnknown(f"{address} gave no answer: {error.message}") from error
-            may_go_on = isinstance(error, Unavailable | DeadlineExceeded) and loop.time() < deadline
-            if not may_go_on or not untried or isinstance(error, OutcomeUnknown):
+            is_final = not isinstance(error, Unavailable | DeadlineExceeded) or isinstance(error, _FINAL)
+            if is_final or not untried or loop.time() >= deadline:
                 raise error
 
     async def topology(self) -> Topology:
@@ -154,8 +172,9 @@ class Nodes:
             except grpc.aio.AioRpcError:
                 continue
             alive = [m.address for m in response.topology.members if m.state == MEMBER_STATE_ALIVE]
-            self._order = list(dict.fromkeys([*alive, *(self._targets if not alive else ())]))
-            wanted = {*self._order, *self._targets}
+            # The targets stay: the members' own addresses may be of no use from here.
+            self._order = list(dict.fromkeys([*alive, *self._targets]))
+            wanted = set(self._order)
             self._aside_until = {a: until for a, until in self._aside_until.items() if a in wanted}
             for gone in [stub for stub in self._stubs if stub not in wanted]:
                 # Calls under way may finish; all have ended by their deadline.
@@ -163,3 +182,10 @@ class Nodes:
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
             return
+
+
+def _checked(target: str) -> str:
+    """ValueError when the target is neither HOST:PORT nor a gRPC target with a scheme."""
+    if "://" not in target and not target.startswith(("dns:", "unix:", "ipv4:", "ipv6:")):
+        split_address(target)
+    return target

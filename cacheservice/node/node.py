@@ -261,7 +261,8 @@ class Node:
         """Takes over, from their other owners, the keys that this node does not have.
 
         While the ring has changed lately this node may own keys that it never got: it was added, or came
-        back without them.
+        back without them. An owner that gave somebody no answer is asked all the same, since a miss costs
+        the caller a query; one that gossip suspects is not.
         """
         by_node: dict[str, list[str]] = {}
         for key in {operation.key: None for operation in operations}:
@@ -272,7 +273,7 @@ class Node:
         await asyncio.gather(*(self._fetch(*item, timeout_ms) for item in by_node.items()))
 
     async def _fetch(self, node_id: str, keys: list[str], timeout_ms: int) -> None:
-        if self._is_avoided(node_id):
+        if node_id in self._view.suspects:
             return
         try:
             changes = await self._transport.fetch(node_id, keys, timeout_ms=timeout_ms)

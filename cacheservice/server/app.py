@@ -15,8 +15,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from cacheservice.address import join_address, split_address
 from cacheservice.clock import SystemClock
-from cacheservice.config import PEER_SLACK, NamespaceSettings, Settings, join_address, split_address
+from cacheservice.config import PEER_SLACK, NamespaceSettings, Settings
 from cacheservice.membership import Member, Membership, MembershipConfig, State
 from cacheservice.node.namespaces import NamespacePolicy, Namespaces
 from cacheservice.node.node import Node, NodeConfig
@@ -78,6 +79,7 @@ class NodeServer:
         )
         self._admission = Admission(settings.max_in_flight)
         self._loops: list[asyncio.Task[None]] = []
+        self.port = 0
 
     async def start(self) -> str:
         """Binds, and takes part in gossip; the address at which the others reach it.
@@ -146,7 +148,7 @@ class NodeServer:
         listen = self._settings.listen
         problem = _bind_problem(listen)
         try:
-            port = 0 if problem else self._server.add_insecure_port(listen)
+            port = self.port = 0 if problem else self._server.add_insecure_port(listen)
         except RuntimeError as error:
             problem = str(error)
         if problem:
@@ -269,6 +271,8 @@ def _bind_problem(listen: str) -> str:
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(to)
+    except UnicodeError as error:
+        return str(error)
     except OSError as error:
         return error.strerror or str(error)
     return ""

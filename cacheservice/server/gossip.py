@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import grpc
 
+from cacheservice.address import join_address, split_address
 from cacheservice.clock import Clock
-from cacheservice.config import join_address, split_address
 from cacheservice.errors import CacheServiceError
 from cacheservice.membership import Member, Membership, State
 from cacheservice.membership.messages import (

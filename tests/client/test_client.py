@@ -18,6 +18,7 @@ from cacheservice.errors import (
     InvalidArgument,
     NotACounter,
     OutcomeUnknown,
+    TooFewReplicas,
     Unavailable,
 )
 from cacheservice.server.app import NodeServer
@@ -150,6 +151,7 @@ async def test_a_target_that_is_down_is_passed_over(start: Start) -> None:
     async with Client(["127.0.0.1:1", alive, "127.0.0.1:2"], timeout=5) as cache:
         for number in range(10):
             assert await cache.set(f"k{number}", b"v")
+            assert await cache.incr("c") == number + 1
 
 
 async def test_other_nodes_are_learnt_and_take_over(stack: AsyncExitStack) -> None:
@@ -178,8 +180,9 @@ async def test_nobody_there() -> None:
     async with Client("127.0.0.1:1", timeout=5) as cache:
         with pytest.raises(Unavailable):
             await cache.get("a")
-        with pytest.raises(OutcomeUnknown):
+        with pytest.raises(Unavailable) as caught:
             await cache.incr("a")
+        assert not isinstance(caught.value, OutcomeUnknown)
 
 
 class Silent(CacheServiceServicer):
@@ -238,6 +241,58 @@ async def test_closing_the_client_ends_calls_under_way_with_an_error(stack: Asyn
     await cache.close()
     with pytest.raises(OutcomeUnknown):
         await reading
+
+
+async def test_arguments_of_another_type(cache: Client) -> None:
+    wrong: Any
+    for wrong in (None, "text", 5, bytearray(b"v")):
+        with pytest.raises(TypeError, match="must be bytes"):
+            await cache.set("k", wrong)
+    for wrong in (None, b"k", 5):
+        with pytest.raises(TypeError, match="must be str"):
+            await cache.get(wrong)
+    wrong = 1.5
+    with pytest.raises(TypeError, match="must be int"):
+        await cache.incr("k", wrong)
+    assert await cache.get("k") is None
+
+
+async def test_arguments_beyond_what_the_wire_can_carry(cache: Client) -> None:
+    for call in (
+        cache.get("\udcff"),
+        cache.incr("k", 2**63),
+        cache.incr("k", initial=-(2**63) - 1),
+        cache.set("k", b"", if_version=-1),
+        cache.set("k", b"", min_replicas=2**32),
+    ):
+        with pytest.raises(InvalidArgument):
+            await call
+
+
+async def test_members_that_cannot_be_called_do_not_displace_the_target(stack: AsyncExitStack) -> None:
+    """As behind a port-forward: the node tells an address that is of no use here."""
+    server = NodeServer(Settings(listen="127.0.0.1:0", advertise="127.0.0.1:1", drain_seconds=0))
+    await server.start()
+    await server.join()
+    stack.push_async_callback(server.stop)
+    async with Client(f"127.0.0.1:{server.port}", timeout=5) as cache:
+        for number in range(20):
+            assert await cache.set(f"k{number}", b"v")
+            assert await cache.incr("c") == number + 1
+
+
+async def test_a_conditional_write_that_was_done_on_too_few_nodes_is_not_done_again(start: Start) -> None:
+    first = await start()
+    async with Client([first, first], timeout=5) as cache:
+        with pytest.raises(TooFewReplicas):
+            await cache.set("k", b"v", if_absent=True, min_replicas=2)
+        assert await cache.get("k") == b"v"
+
+
+@pytest.mark.parametrize("target", ["", "localhost", "a:b", "a:1,b:2", "host:99999"])
+def test_targets_are_checked(target: str) -> None:
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        Client(target)
 
 
 def test_a_client_needs_a_target() -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from random import Random
 
@@ -56,9 +57,9 @@ class Load:
                     self.acknowledged[key] = value
                 written += 1
                 asked = f"w{number}:{random.randrange(written)}"
-                found = await cache.get(asked)
-                if asked in self.acknowledged and found != self.acknowledged[asked]:
-                    self.failures.append(f"{asked} is {found!r}")
+                found = await cache.lookup(asked)
+                if asked in self.acknowledged and found.value != self.acknowledged[asked]:
+                    self.failures.append(f"{asked}: {found}")
             except CacheServiceError as error:
                 self.failures.append(f"{key}: {error!r}")
             self.operations += 2
@@ -232,14 +233,14 @@ def test_replay_while_a_node_is_killed(own_cluster: ClusterProcesses, tmp_path: 
 def test_commands(shared_cluster: ClusterProcesses) -> None:
     target = ("--target", shared_cluster.nodes[0].address)
     assert cli("set", "cli:a", "hello", "--ttl", "60", *target).stdout.startswith("stored on 2 nodes")
-    assert cli("get", "cli:a", *target).stdout == "hello\n"
+    assert cli("get", "cli:a", *target).stdout == "hello"
     found = json.loads(cli("get", "cli:a", "--json", *target).stdout)
     assert (found["outcome"], found["value"]) == ("hit", "hello")
     assert cli("touch", "cli:a", "600", *target).stdout == "touched\n"
     assert json.loads(cli("get", "cli:a", "--json", *target).stdout)["ttl_seconds"] > 599
     assert cli("incr", "cli:n", "5", *target).stdout == "5\n"
     assert json.loads(cli("incr", "cli:n", "--json", *target).stdout) == {"value": 6}
-    assert "condition" in cli("set", "cli:a", "x", "--if-absent", *target).stdout
+    assert "not stored: the entry has version" in cli("set", "cli:a", "x", "--if-absent", *target).stdout
     assert cli("delete", "cli:a", *target).stdout == "deleted\n"
     assert cli("delete", "cli:a", *target).stdout == "not found\n"
     missing = cli("get", "cli:a", *target)
@@ -269,13 +270,26 @@ def test_commands(shared_cluster: ClusterProcesses) -> None:
         (["serve", "--max-memory", "3"], 2, "max_memory"),
         (["serve", "--listen", "0.0.0.0:0"], 2, "advertise"),
         (["nonsense"], 2, "nonsense"),
+        (["get", "k", "--target", "localhost"], 2, "HOST:PORT"),
+        (["incr", "k", "99999999999999999999"], 1, "delta"),
+        (["set", "k", "v", "--if-version", "-1"], 1, "if_version"),
+        (["get", b"\xff".decode(errors="surrogateescape")], 1, "UTF-8"),
+        (["serve", "--config", __file__], 2, ""),
+        (["serve", "--listen", "a..b:0"], 1, "cannot listen"),
+        (["replay", "--trace", "TRACE", "--origin", "sqlite:/"], 1, "sqlite:/"),
+        (["replay", "--trace", "TRACE", "--origin", f"sqlite:{__file__}"], 1, "not a database"),
+        (["simulate", "--trace", __file__, "--max-entries", "5"], 1, "line 1"),
     ],
 )
 def test_failing_commands(
-    shared_cluster: ClusterProcesses, arguments: list[str], code: int, words: str
+    shared_cluster: ClusterProcesses, tmp_path: Path, arguments: list[str], code: int, words: str
 ) -> None:
-    target = [] if "--target" in arguments or arguments[0] in ("serve", "nonsense") else ["--target"]
-    result = cli(*arguments, *target, *([shared_cluster.nodes[0].address] if target else []))
+    log = tmp_path / "log.csv"
+    log.write_text("a\n")
+    arguments = [str(log) if argument == "TRACE" else argument for argument in arguments]
+    if arguments[0] in ("get", "set", "incr", "replay") and "--target" not in arguments:
+        arguments += ["--target", shared_cluster.nodes[0].address]
+    result = cli(*arguments)
     assert (result.returncode, result.stdout) == (code, "")
     assert words in result.stderr
     assert "Traceback" not in result.stderr
@@ -286,6 +300,47 @@ def test_a_port_that_is_taken_is_an_error(shared_cluster: ClusterProcesses) -> N
     assert result.returncode == 1
     assert "Address already in use" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_second_cluster_on_the_same_ports_does_not_pass_for_the_first(
+    shared_cluster: ClusterProcesses,
+) -> None:
+    port = shared_cluster.nodes[0].address.rpartition(":")[2]
+    result = cli("cluster", "--nodes", "1", "--base-port", port)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "Address already in use" in result.stderr
+
+
+def test_binary_values_go_through_pipes_unchanged(shared_cluster: ClusterProcesses) -> None:
+    target = ("--target", shared_cluster.nodes[0].address)
+    command = [sys.executable, "-m", "cacheservice"]
+    value = bytes(range(256))
+    subprocess.run(
+        [*command, "set", "cli:binary", "-", *target], input=value, check=True, capture_output=True
+    )
+    found = subprocess.run([*command, "get", "cli:binary", *target], check=True, capture_output=True)
+    assert found.stdout == value
+
+
+def test_version_and_help() -> None:
+    assert cli("--version").stdout == f"{version('cacheservice')}\n"
+    assert "Replay an access log" in cli("-h").stdout
+
+
+def test_a_second_process_of_the_same_name_is_told_of(tmp_path: Path) -> None:
+    one = NodeProcess(tmp_path, "same")
+    folder = tmp_path / "other"
+    folder.mkdir()
+    seeds = ("--seeds", one.address, "--join-timeout-seconds", "0.5")
+    other = NodeProcess(folder, "same", *seeds)
+    try:
+        other.wait_ready()
+        wait_until(
+            lambda: "calls itself same too" in one.log.read_text() + other.log.read_text(), "a warning"
+        )
+    finally:
+        one.stop()
+        other.stop()
 
 
 def test_the_embedded_cluster(tmp_path: Path) -> None:
