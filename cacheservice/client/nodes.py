@@ -10,7 +10,13 @@ from typing import TypeVar
 import grpc
 
 from cacheservice.address import split_address
-from cacheservice.errors import DeadlineExceeded, OutcomeUnknown, TooFewReplicas, Unavailable
+from cacheservice.errors import (
+    CacheServiceError,
+    DeadlineExceeded,
+    OutcomeUnknown,
+    TooFewReplicas,
+    Unavailable,
+)
 from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.cluster_pb2 import (
@@ -35,10 +41,6 @@ _SET_ASIDE_SECONDS = 1.0
 _REFRESH_SECONDS = 5.0
 
 Response = TypeVar("Response")
-
-
-class _NotSent(Unavailable):
-    """There was no connection over which the call could have gone."""
 
 
 _FINAL = (OutcomeUnknown, TooFewReplicas)
@@ -101,26 +103,25 @@ class Nodes:
         while True:
             address = untried.pop(0)
             left = deadline - loop.time()
-            attempt = left / 2 if untried and repeatable else left
+            attempt = left / 2 if untried else left
+            may_send = repeatable or await self._node(address).connects(attempt)
+            error: CacheServiceError = Unavailable(f"no connection to {address}")
             try:
-                if not repeatable and not await self._node(address).connects(attempt):
-                    raise _NotSent(f"no connection to {address}")
-                return await rpc(self._node(address), attempt)
+                if may_send:
+                    return await rpc(self._node(address), attempt if repeatable else deadline - loop.time())
             except grpc.aio.AioRpcError as failure:
                 error = from_rpc_error(failure)
-            except _NotSent as not_sent:
-                error = not_sent
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
                 # Nobody cancelled this call: its channel was closed.
                 raise OutcomeUnknown("the client was closed during the call") from None
-            no_answer = type(error) in (Unavailable, DeadlineExceeded, _NotSent)
+            no_answer = type(error) in (Unavailable, DeadlineExceeded)
             if no_answer:
                 self._aside_until[address] = loop.time() + _SET_ASIDE_SECONDS
                 self._refresh_at = 0.0
-            if no_answer and not repeatable and not isinstance(error, _NotSent):
+            if no_answer and may_send and not repeatable:
                 raise OutcomeUnknown(f"{address} gave no answer: {error.message}") from error
             is_final = not isinstance(error, Unavailable | DeadlineExceeded) or isinstance(error, _FINAL)
             if is_final or not untried or loop.time() >= deadline:

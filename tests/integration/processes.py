@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -30,10 +31,23 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = DEADLI
         time.sleep(0.02)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+_ports = itertools.cycle(range(20_000 + os.getpid() % 10_000, 32_000))
+"""Below the range from which systems take the ports of outgoing connections, which could be in the way."""
+
+
+def free_port(count: int = 1) -> int:
+    """A port on which nothing listens, as nothing does on the `count` - 1 after it."""
+    while True:
+        first = next(_ports)
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        for _ in range(count - 1):
+            next(_ports)
+        return first
 
 
 class NodeProcess:
