@@ -83,17 +83,17 @@ async def connects(channel: grpc.aio.Channel, seconds: float) -> bool:
 
     What a call that fails has done by then cannot be told from its status alone.
     """
+    state = channel.get_state(try_to_connect=True)
+    if state is grpc.ChannelConnectivity.READY:
+        return True
     try:
         async with asyncio.timeout(seconds):
-            while True:
-                state = channel.get_state(try_to_connect=True)
-                if state is grpc.ChannelConnectivity.READY:
-                    return True
-                if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
-                    return False
+            while state in (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING):
                 await channel.wait_for_state_change(state)
+                state = channel.get_state(try_to_connect=True)
     except TimeoutError:
         return False
+    return state is grpc.ChannelConnectivity.READY
 
 
 def _packed(detail: ErrorInfo | RetryInfo) -> Any:

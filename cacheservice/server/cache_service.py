@@ -64,6 +64,7 @@ class CacheServicer(CacheServiceServicer):
 
     @unary
     async def BatchSet(self, request: pb.BatchSetRequest, context: Context) -> pb.BatchSetResponse:
+        decode.message_size(request, self._max_answer_bytes)
         answers = await self._execute_batch(
             "requests", request.requests, lambda item: decode.set_(item, self._bounds), context
         )

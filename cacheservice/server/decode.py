@@ -140,6 +140,13 @@ def replica(entry: peer_pb2.ReplicaEntry, bounds: Bounds) -> None:
     _tags(entry.tags)
 
 
+def message_size(request: pb.BatchSetRequest, max_bytes: int) -> None:
+    """Refuses a batch of writes that is longer than a client's message may be."""
+    size = request.ByteSize()
+    if size > max_bytes:
+        raise InvalidArgument.of("request", f"at most {max_bytes} bytes", str(size))
+
+
 def batch_size(field: str, items: Sized) -> None:
     """Refuses a batch that is empty or too long."""
     if not 1 <= len(items) <= MAX_BATCH:

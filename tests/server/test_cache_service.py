@@ -199,6 +199,15 @@ async def test_a_message_beyond_the_bound_ends_that_call_alone(start_node: Start
     assert (await cache.Set(pb.SetRequest(key="k"))).outcome == pb.SET_OUTCOME_STORED
 
 
+async def test_a_batch_beyond_the_bound_is_refused_with_the_bound(start_node: StartNode) -> None:
+    cache: Any = CacheServiceStub(await start_node(max_message_bytes="1MiB", max_value_bytes="64KiB"))
+    requests = [pb.SetRequest(key=str(number), value=bytes(60_000)) for number in range(20)]
+    error = await error_of(cache.BatchSet(pb.BatchSetRequest(requests=requests)))
+    assert isinstance(error, InvalidArgument)
+    assert error.metadata["bound"] == "at most 1048576 bytes"
+    assert (await cache.Get(pb.GetRequest(key="0"))).outcome == pb.GET_OUTCOME_MISS
+
+
 async def test_bytes_that_are_no_message_are_refused(channel: grpc.aio.Channel) -> None:
     raw: Any = channel.unary_unary("/cacheservice.v1.CacheService/Get")
     error = await error_of(raw(b"\xff\xff\xff"))
