@@ -233,17 +233,18 @@ class Node:
     async def _replicate(
         self, call: _Call, changes: Sequence[Change], targets: Sequence[list[str]]
     ) -> list[tuple[int, int]]:
-        """The version of each change in the end, and how many replicas hold it.
+        """The version of each change in the end, and how many replicas hold it, or something later.
 
-        A replica that has a later version shows that this node missed a write, made while it could not be
-        reached: the change, which is the later one in truth, gets a version above that and goes out again.
+        A replica that has a later version, while this node has not, shows that this node missed a write: it
+        was made while it could not be reached. The change, which is the later one in truth, gets a version
+        above that and goes out again.
         """
         timeout_ms = self._attempt_ms(call, self._config.replication_timeout_ms)
         copies = await self._replicator.replicate(changes, targets, timeout_ms)
         newer: dict[int, Change] = {}
         for position, (change, made) in enumerate(zip(changes, copies, strict=True)):
-            if made.later > change.version:
-                outdone = self.shard.outdo(change, made.later)
+            if made.latest > change.version:
+                outdone = self.shard.outdo(change, made.latest)
                 if outdone is not None:
                     newer[position] = outdone
         if newer:

@@ -15,10 +15,10 @@ HINTS_AT_A_TIME = 500
 
 @dataclass(slots=True)
 class Copies:
-    """How many replicas hold a change, and the highest later version that one of them holds instead."""
+    """How many replicas hold a change or something later, and the latest version that one of them holds."""
 
     count: int = 0
-    later: int = 0
+    latest: int = 0
 
 
 class Replicator:
@@ -93,11 +93,11 @@ class Replicator:
             return
         self._on_answered(node_id)
         for position, version in zip(positions, versions, strict=True):
-            if version == changes[position].version:
+            if version >= changes[position].version:
                 copies[position].count += 1
+                copies[position].latest = max(copies[position].latest, version)
             else:
-                copies[position].later = max(copies[position].later, version)
-                self.failures += not version
+                self.failures += 1
 
     def _missed(self, node_id: str, changes: Sequence[Change]) -> None:
         self.failures += len(changes)

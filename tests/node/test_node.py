@@ -16,7 +16,7 @@ from cacheservice.errors import (
     WrongOwner,
 )
 from cacheservice.node.namespaces import Namespaces
-from cacheservice.node.node import MAX_HOPS, Node, NodeConfig
+from cacheservice.node.node import MAX_HOPS, Node, NodeConfig, _Call
 from cacheservice.node.operations import (
     Answer,
     Change,
@@ -271,6 +271,23 @@ async def test_a_write_of_an_owner_that_missed_one_outdoes_it_all_the_same(clust
         entry = cluster.nodes[name].shard.store.peek(key, cluster.clock.now_ms())
         assert entry is not None
         assert (entry.value, entry.version) == (b"later", answer.version)
+
+
+async def test_writes_of_one_key_that_overtake_each_other_are_all_confirmed(cluster: Cluster) -> None:
+    """The replica has the later one when the earlier comes; both owner and replica end with that."""
+    key = key_owned_by("n2", "n3")
+    owner = cluster.nodes["n2"]
+    _, earlier = owner.shard.apply(Set(key, b"earlier"))
+    _, later = owner.shard.apply(Set(key, b"later"))
+    assert earlier is not None
+    assert later is not None
+    cluster.nodes["n3"].shard.merge(later)
+    call = _Call(cluster.clock.now_ms() + TIMEOUT_MS, 0)
+    assert await owner._replicate(call, [earlier], [["n3"]]) == [(earlier.version, 1)]
+    for name in ("n2", "n3"):
+        entry = cluster.nodes[name].shard.store.peek(key, cluster.clock.now_ms())
+        assert entry is not None
+        assert (entry.value, entry.version) == (b"later", later.version)
 
 
 async def test_an_owner_that_is_new_has_what_the_others_hold(cluster: Cluster) -> None:
