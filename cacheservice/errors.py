@@ -6,6 +6,7 @@
     │   ├── NotACounter         Increment of a value that is no decimal int64
     │   ├── CounterOverflow     Increment beyond int64
     │   ├── ClusterIdMismatch   the caller means another cluster
+    │   ├── ClusterSettingsMismatch  the caller would compute another ring
     │   └── NodeIdMismatch      the caller means another node
     ├── ResourceExhausted
     │   ├── Overloaded          too many requests in flight; try again after retry_after_ms
@@ -66,6 +67,10 @@ class CounterOverflow(FailedPrecondition):
 
 class ClusterIdMismatch(FailedPrecondition):
     reason = "CLUSTER_ID_MISMATCH"
+
+
+class ClusterSettingsMismatch(FailedPrecondition):
+    reason = "CLUSTER_SETTINGS_MISMATCH"
 
 
 class NodeIdMismatch(FailedPrecondition):

@@ -28,7 +28,7 @@ from cacheservice.server.admin_service import AdminServicer
 from cacheservice.server.cache_service import CacheServicer
 from cacheservice.server.channels import PeerChannels, channel_options
 from cacheservice.server.cluster_service import ClusterServicer
-from cacheservice.server.gossip import Gossip
+from cacheservice.server.gossip import Gossip, RingSettings
 from cacheservice.server.guard import Admission, TolerantServer
 from cacheservice.server.peer_service import PeerServicer
 from cacheservice.server.supervision import for_ever
@@ -103,7 +103,13 @@ class NodeServer:
             settings.cluster_id, settings.node_id, self._channels, clock, lambda: self._node.ring_epoch
         )
         self._gossip = Gossip(
-            core, settings.cluster_id, settings.seeds, self._channels, clock, self._members_changed
+            core,
+            settings.cluster_id,
+            RingSettings(settings.vnodes, settings.replication_factor),
+            settings.seeds,
+            self._channels,
+            clock,
+            self._members_changed,
         )
         self._ring = Ring([_ring_member(local)], settings.vnodes)
         store = Store(settings.max_memory, settings.policy, now=clock.now_ms())

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import grpc
 
 from cacheservice.address import join_address, split_address
 from cacheservice.clock import Clock
-from cacheservice.errors import CacheServiceError
+from cacheservice.errors import CacheServiceError, ClusterSettingsMismatch
 from cacheservice.membership import Member, Membership, State
 from cacheservice.membership.messages import (
     Changed,
@@ -39,6 +40,17 @@ _MAX_COMPLAINTS = 100
 _RESOLVE_SECONDS = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class RingSettings:
+    """What all nodes of a cluster must have in common to place keys alike."""
+
+    virtual_nodes: int
+    replication_factor: int
+
+    def __str__(self) -> str:
+        return f"{self.virtual_nodes} virtual nodes and replication factor {self.replication_factor}"
+
+
 class Gossip:
     """Drives the core: one task for its timer, one for the seeds' names, one for each message on its way.
 
@@ -50,6 +62,7 @@ class Gossip:
         self,
         core: Membership,
         cluster_id: str,
+        ring_settings: RingSettings,
         seeds: Sequence[str],
         channels: PeerChannels,
         clock: Clock,
@@ -57,6 +70,7 @@ class Gossip:
     ) -> None:
         self._core = core
         self._cluster_id = cluster_id
+        self._ring_settings = ring_settings
         self._seeds = seeds
         self._channels = channels
         self._clock = clock
@@ -90,6 +104,7 @@ class Gossip:
 
     def receive(self, request: peer_pb2.GossipRequest) -> peer_pb2.GossipResponse:
         """Takes in a peer's messages; what is to be said to it at once is in the response."""
+        self._check_ring_settings(request)
         sender = peer_codec.member_from_proto(request.sender)
         outputs = self._handle_messages(request.cluster_id, sender, request.to_node, request.messages)
         replies: list[Send] = []
@@ -145,6 +160,12 @@ class Gossip:
                 resolved = addresses
                 self._handle(SeedsResolved(addresses))
             await asyncio.sleep(_RESOLVE_SECONDS)
+
+    def _check_ring_settings(self, request: peer_pb2.GossipRequest) -> None:
+        ours = self._ring_settings
+        theirs = RingSettings(request.virtual_nodes, request.replication_factor)
+        if request.cluster_id == self._cluster_id and theirs != ours:
+            raise ClusterSettingsMismatch(f"this cluster has {ours}, not {theirs}")
 
     async def _resolve(self, seed: str) -> list[str]:
         """The addresses that the name of a seed has now; none when it cannot be resolved."""
@@ -206,6 +227,8 @@ class Gossip:
             sender=peer_codec.member_to_proto(self._core.local),
             to_node=send.to_node,
             messages=[peer_codec.message_to_proto(send.message)],
+            virtual_nodes=self._ring_settings.virtual_nodes,
+            replication_factor=self._ring_settings.replication_factor,
         )
         try:
             stub = self._channels.stub(send.address)

@@ -596,10 +596,18 @@ class GossipRequest(_message.Message):
     SENDER_FIELD_NUMBER: _builtins.int
     TO_NODE_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
+    VIRTUAL_NODES_FIELD_NUMBER: _builtins.int
+    REPLICATION_FACTOR_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """The sender's cluster; another one's messages are refused."""
     to_node: _builtins.str
     """Whom they are meant for; empty when only the address is known."""
+    virtual_nodes: _builtins.int
+    """Points on the ring for each unit of weight, as the sender has it; nodes that differ would compute
+    different rings, and are refused with FAILED_PRECONDITION, reason CLUSTER_SETTINGS_MISMATCH.
+    """
+    replication_factor: _builtins.int
+    """How many nodes hold each entry, as the sender has it; must not differ either."""
     @_builtins.property
     def sender(self) -> _cluster_pb2.Member:
         """The sender, as it describes itself."""
@@ -615,10 +623,12 @@ class GossipRequest(_message.Message):
         sender: _cluster_pb2.Member | None = ...,
         to_node: _builtins.str = ...,
         messages: _abc.Iterable[Global___GossipMessage] | None = ...,
+        virtual_nodes: _builtins.int = ...,
+        replication_factor: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sender", b"sender"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "messages", b"messages", "sender", b"sender", "to_node", b"to_node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "messages", b"messages", "replication_factor", b"replication_factor", "sender", b"sender", "to_node", b"to_node", "virtual_nodes", b"virtual_nodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

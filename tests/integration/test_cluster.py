@@ -138,6 +138,19 @@ def test_nodes_of_different_clusters_never_mix(tmp_path: Path) -> None:
         assert (one.stop(), other.stop()) == (0, 0)
 
 
+@pytest.mark.parametrize("flag", ["--vnodes", "--replication-factor"])
+def test_a_node_that_would_place_keys_elsewhere_is_refused_and_told_why(tmp_path: Path, flag: str) -> None:
+    one = NodeProcess(tmp_path, "a1")
+    seeds = ("--seeds", one.address, "--join-timeout-seconds", "0.5")
+    other = NodeProcess(tmp_path, "a2", flag, "3", *seeds)
+    try:
+        assert other.alive() == {"a2"}
+        assert one.alive() == {"a1"}
+        assert "this cluster has 256 virtual nodes and replication factor 2, not" in other.log.read_text()
+    finally:
+        assert (one.stop(), other.stop()) == (0, 0)
+
+
 @pytest.mark.parametrize(
     "garbage",
     [

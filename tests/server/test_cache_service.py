@@ -320,7 +320,8 @@ async def test_peers_that_mean_somebody_else_are_refused(channel: grpc.aio.Chann
     message = peer_pb2.GossipMessage(ping=peer_pb2.Ping(sequence=1))
     gossip = peer_pb2.GossipRequest(cluster_id="other", sender=member, messages=[message])
     assert (await error_of(peer.Gossip(gossip))).reason == "CLUSTER_ID_MISMATCH"
-    nonsense = peer_pb2.GossipRequest(cluster_id="cacheservice", messages=[message])
+    own: Any = {"virtual_nodes": 256, "replication_factor": 2}
+    nonsense = peer_pb2.GossipRequest(cluster_id="cacheservice", messages=[message], **own)
     assert isinstance(await error_of(peer.Gossip(nonsense)), InvalidArgument)
 
 
