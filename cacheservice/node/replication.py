@@ -51,13 +51,19 @@ class Replicator:
             for node_id in node_ids:
                 by_node.setdefault(node_id, []).append(position)
         copies = [Copies() for _ in changes]
-        if len(by_node) == 1:
-            [(node_id, positions)] = by_node.items()
-            await self._send(node_id, positions, changes, copies, timeout_ms)
-        elif by_node:
-            await asyncio.gather(
-                *(self._send(*item, changes, copies, timeout_ms) for item in by_node.items())
-            )
+        try:
+            if len(by_node) == 1:
+                [(node_id, positions)] = by_node.items()
+                await self._send(node_id, positions, changes, copies, timeout_ms)
+            elif by_node:
+                await asyncio.gather(
+                    *(self._send(*item, changes, copies, timeout_ms) for item in by_node.items())
+                )
+        except asyncio.CancelledError:
+            # The caller has gone. The changes are made all the same, and the replicas must hear of them.
+            for node_id, positions in by_node.items():
+                self._missed(node_id, [changes[position] for position in positions])
+            raise
         return copies
 
     async def replay(self, node_id: str, change_of: Callable[[str], Change | None], timeout_ms: int) -> None:
