@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 MAX_HINTS = 20_000
@@ -29,23 +29,25 @@ class Hints:
         self._count += 1
         if self._count > self._limit:
             most = max(self._keys, key=lambda other: len(self._keys[other]))
-            self.discard(most, [next(iter(self._keys[most]))])
+            self.take(most, 1)
             self.dropped += 1
 
-    def discard(self, node_id: str, keys: Iterable[str]) -> None:
-        held = self._keys.get(node_id, {})
-        for key in keys:
-            if key in held:
-                del held[key]
-                self._count -= 1
-        if not held:
+    def take(self, node_id: str, count: int) -> Sequence[str]:
+        """Takes out up to `count` of the node's hints, the oldest.
+
+        Out, so that a write which the node misses while it is being told of an older one is hinted anew.
+        """
+        keys = self._keys.get(node_id, {})
+        taken = list(islice(keys, count))
+        for key in taken:
+            del keys[key]
+        self._count -= len(taken)
+        if not keys:
             self._keys.pop(node_id, None)
+        return taken
 
     def nodes(self) -> list[str]:
         return list(self._keys)
-
-    def oldest(self, node_id: str, count: int) -> Sequence[str]:
-        return list(islice(self._keys.get(node_id, {}), count))
 
     def __len__(self) -> int:
         return self._count

@@ -68,16 +68,19 @@ class Replicator:
 
     async def replay(self, node_id: str, change_of: Callable[[str], Change | None], timeout_ms: int) -> None:
         """Sends the node some of what it missed, as `change_of` a key has it now."""
-        keys = self.hints.oldest(node_id, HINTS_AT_A_TIME)
+        keys = self.hints.take(node_id, HINTS_AT_A_TIME)
         changes = [change for change in map(change_of, keys) if change is not None]
         try:
             if changes:
                 await self._transport.replicate(node_id, changes, timeout_ms=timeout_ms)
-        except PeerUnreachable:
+        except (PeerUnreachable, asyncio.CancelledError) as failure:
+            for key in keys:
+                self.hints.add(node_id, key)
+            if isinstance(failure, asyncio.CancelledError):
+                raise
             self._on_failed(node_id)
-            return
-        self._on_answered(node_id)
-        self.hints.discard(node_id, keys)
+        else:
+            self._on_answered(node_id)
 
     async def _send(
         self,

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from cacheservice.node.operations import Answer, Change, Operation
+from cacheservice.node.replication import Copies, Replicator
+from cacheservice.node.transport import PeerUnreachable
+from cacheservice.store import Entry
+
+
+class SlowTransport:
+    """Answers a replica's request once it is let go; refuses while `is_down`."""
+
+    def __init__(self) -> None:
+        self.is_down = False
+        self.started = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
+        if self.is_down:
+            raise PeerUnreachable(node_id, "down", maybe_done=False)
+        self.started.set()
+        await self.let_go.wait()
+        return [change.version for change in changes]
+
+    async def forward(
+        self,
+        node_id: str,
+        operations: Sequence[Operation],
+        *,
+        hops_left: int,
+        unreachable: frozenset[str],
+        timeout_ms: int,
+    ) -> list[Answer]:
+        raise AssertionError
+
+    async def fetch(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[Change]:
+        raise AssertionError
+
+
+def change(key: str, version: int) -> Change:
+    return Change(key, version, Entry(b"v", version, 0))
+
+
+@pytest.fixture
+def transport() -> SlowTransport:
+    return SlowTransport()
+
+
+@pytest.fixture
+def replicator(transport: SlowTransport) -> Replicator:
+    return Replicator(transport, lambda _: False, lambda _: None, lambda _: None)
+
+
+async def test_a_write_missed_while_an_older_one_is_replayed_is_hinted_anew(
+    transport: SlowTransport, replicator: Replicator
+) -> None:
+    replicator.hints.add("n2", "k")
+    replaying = asyncio.create_task(replicator.replay("n2", lambda key: change(key, 1), 100))
+    await transport.started.wait()
+    transport.is_down = True
+    assert await replicator.replicate([change("k", 2)], [["n2"]], 100) == [Copies()]
+    transport.let_go.set()
+    await replaying
+    assert len(replicator.hints) == 1
+
+
+async def test_a_replay_that_fails_keeps_its_hints(transport: SlowTransport, replicator: Replicator) -> None:
+    transport.is_down = True
+    replicator.hints.add("n2", "k")
+    await replicator.replay("n2", lambda key: change(key, 1), 100)
+    assert len(replicator.hints) == 1
+
+
+async def test_a_key_of_which_nothing_is_known_any_longer_needs_no_hint(replicator: Replicator) -> None:
+    replicator.hints.add("n2", "k")
+    await replicator.replay("n2", lambda _: None, 100)
+    assert len(replicator.hints) == 0
+
+
+@pytest.mark.parametrize("targets", [["n2"], ["n2", "n3"]])
+async def test_when_the_caller_goes_the_replicas_are_hinted(
+    transport: SlowTransport, replicator: Replicator, targets: list[str]
+) -> None:
+    writing = asyncio.create_task(replicator.replicate([change("k", 1)], [targets], 100))
+    await transport.started.wait()
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert sorted(replicator.hints.nodes()) == targets
