@@ -96,6 +96,15 @@ async def connects(channel: grpc.aio.Channel, seconds: float) -> bool:
     return state is grpc.ChannelConnectivity.READY
 
 
+def was_cancelled_here() -> bool:
+    """Whether the CancelledError being handled was meant for the current task.
+
+    If not, somebody closed the channel of the call that the task waited for.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 def _packed(detail: ErrorInfo | RetryInfo) -> Any:
     packed = Any()
     packed.Pack(detail)

@@ -25,7 +25,7 @@ from cacheservice.v1.cluster_pb2 import (
     Topology,
 )
 from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub
-from cacheservice.wire import connects, from_rpc_error
+from cacheservice.wire import connects, from_rpc_error, was_cancelled_here
 
 MAX_MESSAGE_BYTES = 1024 * 1024 * 1024
 
@@ -112,10 +112,8 @@ class Nodes:
             except grpc.aio.AioRpcError as failure:
                 error = from_rpc_error(failure)
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if was_cancelled_here():
                     raise
-                # Nobody cancelled this call: its channel was closed.
                 raise OutcomeUnknown("the client was closed during the call") from None
             no_answer = type(error) in (Unavailable, DeadlineExceeded)
             if no_answer:

@@ -23,7 +23,7 @@ from cacheservice.node.transport import PeerUnreachable
 from cacheservice.server import peer_codec
 from cacheservice.server.channels import PeerChannels
 from cacheservice.v1 import peer_pb2
-from cacheservice.wire import from_rpc_error
+from cacheservice.wire import from_rpc_error, was_cancelled_here
 
 if TYPE_CHECKING:
     from cacheservice.v1.peer_pb2_grpc import PeerServiceAsyncStub
@@ -118,10 +118,8 @@ class GrpcTransport:
         except grpc.aio.AioRpcError as failure:
             error = from_rpc_error(failure)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if was_cancelled_here():
                 raise
-            # Nobody cancelled this call: its channel was closed, because the peer left the ring.
             raise PeerUnreachable(node_id, "left the ring", maybe_done=True) from None
         if isinstance(error, NotReady | ClusterIdMismatch | NodeIdMismatch):
             raise PeerUnreachable(node_id, error.message, maybe_done=False) from None
