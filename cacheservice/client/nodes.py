@@ -40,18 +40,16 @@ _OPTIONS = [
 _SET_ASIDE_SECONDS = 1.0
 _REFRESH_SECONDS = 5.0
 
-Response = TypeVar("Response")
-
-
 _FINAL = (OutcomeUnknown, TooFewReplicas)
 """Answers of the owner itself: another node would have no other."""
+
+Response = TypeVar("Response")
 
 
 class NodeStubs:
     """The stubs of one node's services."""
 
     def __init__(self, address: str) -> None:
-        self.address = address
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self.cache = CacheServiceStub(self._channel)
         self.cluster = ClusterServiceStub(self._channel)
@@ -77,7 +75,7 @@ class Nodes:
         self._targets = tuple(map(_checked, targets))
         self._timeout = timeout
         self._stubs: dict[str, NodeStubs] = {}
-        self._order = list(targets)
+        self._order = list(dict.fromkeys(self._targets))
         self._aside_until: dict[str, float] = {}
         self._turn = 0
         self._refreshing: asyncio.Task[None] | None = None
