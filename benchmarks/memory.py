@@ -14,8 +14,9 @@ from sys import getsizeof
 
 from cacheservice.store import POLICIES, Entry, Store
 from cacheservice.store.entry import pack
+from cacheservice.store.store import key_bytes
 
-DEFAULT_ENTRIES = 1_000_000
+DEFAULT_ENTRIES = 700_000
 VALUE_SIZES = (100, 2_048)
 PAGE = 4096
 
@@ -24,40 +25,59 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
-def measure(policy: str, value_bytes: int, entries: int, ttl_ms: int) -> None:
-    """Prints one row: resident and accounted bytes an entry, and the overhead that would be exact."""
+def measure(policy: str, value_bytes: int, entries: int) -> None:
+    """Prints one row: what an entry costs when the store is first full, and after it was renewed twice.
+
+    Every entry expires some time, and is read as often as makes its policy remember the most of it.
+    """
     gc.collect()
     before = resident_bytes()
-    store = Store(1 << 40, policy, now=0)
-    payload = 0
+    store = Store(1 << 40, policy, now=0, max_entries=entries)
+
+    def put(number: int) -> None:
+        expires = 3_600_000 + number % 3_600_000
+        store.set(_key(number), Entry(bytes(value_bytes), number, 0, expires))
+
+    def resident() -> float:
+        gc.collect()
+        return (resident_bytes() - before) / len(store)
+
     for number in range(entries):
-        key = f"user:{number:010d}"
-        entry = Entry(bytes(value_bytes), number, 0, (ttl_ms + number % 3_600_000) if ttl_ms else 0)
-        store.set(key, entry)
-        payload += getsizeof(key) + getsizeof(pack(entry))
-    gc.collect()
-    resident = resident_bytes() - before
-    columns = (resident / entries, store.bytes / entries, (resident - payload) / entries)
-    shown = "".join(f"{column:12.0f}" for column in columns)
-    print(
-        f"{policy:6}{value_bytes:8}{'yes' if ttl_ms else 'no':>6}{shown}{resident / store.bytes:12.2f}",
-        flush=True,
+        put(number)
+    first_full = resident()
+    for number in [*range(entries), *range(entries)]:
+        store.get(_key(number), 0)
+    for number in range(entries, 3 * entries):
+        put(number)
+        store.get(_key(number * 7919 % entries), 0)
+    renewed = resident()
+    payload = key_bytes(_key(0)) + getsizeof(pack(Entry(bytes(value_bytes), 1, 0, 1)))
+    figures = (
+        first_full,
+        renewed,
+        renewed - payload,
+        store.bytes / len(store),
+        renewed * len(store) / store.bytes,
     )
+    shown = "".join(f"{figure:12.2f}" if figure < 10 else f"{figure:12.0f}" for figure in figures)
+    print(f"{policy:8}{value_bytes:8}{shown}", flush=True)
+
+
+def _key(number: int) -> str:
+    return f"user:{number:010d}"
 
 
 def main() -> None:
     entries = int(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_ENTRIES
-    print(f"{entries:,} entries with keys of 15 bytes; bytes an entry")
-    print(
-        f"{'policy':6}{'value':>8}{'ttl':>6}{'resident':>12}{'accounted':>12}{'overhead':>12}{'res/acc':>12}"
-    )
+    print(f"{entries:,} entries with keys of 15 bytes and times to live; bytes an entry")
+    columns = ("full", "renewed", "overhead", "accounted", "ren/acc")
+    print(f"{'policy':8}{'value':>8}{''.join(f'{column:>12}' for column in columns)}")
     for policy in sorted(POLICIES):
         for value_bytes in VALUE_SIZES:
-            for ttl_ms in (0, 3_600_000):
-                row = f"measure({policy!r}, {value_bytes}, {entries}, {ttl_ms})"
-                subprocess.run(
-                    [sys.executable, "-c", f"from benchmarks.memory import measure; {row}"], check=True
-                )
+            row = f"measure({policy!r}, {value_bytes}, {entries})"
+            subprocess.run(
+                [sys.executable, "-c", f"from benchmarks.memory import measure; {row}"], check=True
+            )
 
 
 if __name__ == "__main__":

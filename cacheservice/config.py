@@ -112,8 +112,8 @@ class Settings(BaseSettings):
     max_memory: Annotated[ByteSize, Field(ge=1 * MiB)] = ByteSize(256 * MiB)
     """What the entries may occupy, keys and overhead included, for instance 256MiB. The process itself
     needs some 60 MiB more."""
-    policy: Literal["lru", "lfu", "fifo"] = "lru"
-    """What is evicted when memory is full."""
+    policy: Literal["lru", "lfu", "fifo", "s3fifo"] = "lru"
+    """What is evicted when memory is full: lru, lfu, fifo or s3fifo."""
     replication_factor: Annotated[int, Field(ge=1, le=5)] = 2
     """How many nodes hold each entry. The same on all nodes."""
     vnodes: Annotated[int, Field(ge=1, le=4096)] = 256

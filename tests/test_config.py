@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
 from cacheservice.address import join_address, split_address
 from cacheservice.config import MiB, Settings, as_markdown
+from cacheservice.store import POLICIES
 from tests.write_settings import BEGIN, END, README
 
 
@@ -100,6 +102,10 @@ def test_impossible_combinations_are_refused() -> None:
     with pytest.raises(ValidationError, match="max_message_bytes"):
         Settings(max_value_bytes=MiB, max_message_bytes=MiB)
     assert Settings(listen="[::]:7700", advertise="10.0.0.1:7700").advertise == "10.0.0.1:7700"
+
+
+def test_every_policy_of_the_store_can_be_set() -> None:
+    assert get_args(Settings.model_fields["policy"].annotation) == tuple(POLICIES)
 
 
 def test_settings_are_frozen() -> None:
