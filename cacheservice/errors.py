@@ -68,6 +68,10 @@ class CounterOverflow(FailedPrecondition):
 class ClusterIdMismatch(FailedPrecondition):
     reason = "CLUSTER_ID_MISMATCH"
 
+    @classmethod
+    def of(cls, own: str, meant: str) -> ClusterIdMismatch:
+        return cls(f"this is a node of cluster {own!r}, not of {meant!r}")
+
 
 class ClusterSettingsMismatch(FailedPrecondition):
     reason = "CLUSTER_SETTINGS_MISMATCH"
@@ -75,6 +79,10 @@ class ClusterSettingsMismatch(FailedPrecondition):
 
 class NodeIdMismatch(FailedPrecondition):
     reason = "NODE_ID_MISMATCH"
+
+    @classmethod
+    def of(cls, own: str, meant: str) -> NodeIdMismatch:
+        return cls(f"this is node {own!r}, not {meant!r}")
 
 
 class ResourceExhausted(CacheServiceError):
@@ -123,6 +131,11 @@ class DeadlineExceeded(CacheServiceError):
 
 class Unimplemented(CacheServiceError):
     reason = "UNIMPLEMENTED"
+
+    @classmethod
+    def yet(cls, kind: str, name: str) -> Unimplemented:
+        """The error for the rpc or field (`kind`) of that name, which a later version will serve."""
+        return cls(f"{name} is part of the contract, but this version does not serve it yet", **{kind: name})
 
 
 class InternalError(CacheServiceError):

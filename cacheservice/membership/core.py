@@ -123,11 +123,9 @@ class Membership:
 
     def _receive(self, event: Received, now: int) -> None:
         if event.cluster_id != self._config.cluster_id:
-            raise ClusterIdMismatch(
-                f"this is a node of cluster {self._config.cluster_id!r}, not of {event.cluster_id!r}"
-            )
+            raise ClusterIdMismatch.of(self._config.cluster_id, event.cluster_id)
         if event.to_node not in ("", self._local.node_id):
-            raise NodeIdMismatch(f"this is node {self._local.node_id!r}, not {event.to_node!r}")
+            raise NodeIdMismatch.of(self._local.node_id, event.to_node)
         sender = event.sender
         self._learn(sender, f"heard from {sender.node_id}", now)
         known = self._members.get(sender.node_id)

@@ -11,7 +11,7 @@ from cacheservice.node import operations as ops
 from cacheservice.node.node import Node
 from cacheservice.node.operations import Answer, Operation
 from cacheservice.server import decode, encode
-from cacheservice.server.guard import Admission, Context, not_yet, not_yet_streaming, unary
+from cacheservice.server.guard import Admission, Context, not_yet, not_yet_streaming, time_left_ms, unary
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer
 from cacheservice.wire import to_status
@@ -102,7 +102,9 @@ class CacheServicer(CacheServiceServicer):
     async def _execute(self, operation: Operation, context: Context) -> Any:
         """The operation's result; its class follows from the operation's."""
         with self._admission:
-            [answer] = await self._node.execute((operation,), timeout_ms=self._timeout_ms(context))
+            [answer] = await self._node.execute(
+                (operation,), timeout_ms=time_left_ms(context, self._default_timeout_ms)
+            )
         if isinstance(answer, CacheServiceError):
             raise answer
         return answer
@@ -114,9 +116,7 @@ class CacheServicer(CacheServiceServicer):
         decode.batch_size(field, items)
         batch = decode.Decoded(items, to_operation, field)
         with self._admission:
-            answers = await self._node.execute(batch.operations, timeout_ms=self._timeout_ms(context))
+            answers = await self._node.execute(
+                batch.operations, timeout_ms=time_left_ms(context, self._default_timeout_ms)
+            )
         return batch.with_refusals(answers)
-
-    def _timeout_ms(self, context: Context) -> int:
-        remaining = context.time_remaining()
-        return self._default_timeout_ms if remaining is None else round(remaining * 1_000)

@@ -40,21 +40,20 @@ def get(request: pb.GetRequest) -> Get:
         if request.lease.wait_ms > MAX_LEASE_WAIT_MS:
             bound = f"at most {MAX_LEASE_WAIT_MS}"
             raise InvalidArgument.of("lease.wait_ms", bound, str(request.lease.wait_ms))
-        raise _not_yet("lease")
+        raise Unimplemented.yet("field", "lease")
     return Get(key, request.known_version)
 
 
 def set_(request: pb.SetRequest, bounds: Bounds) -> Set:
     key = key_(request.key)
-    if len(request.value) > bounds.max_value_bytes:
-        raise InvalidArgument.of("value", f"at most {bounds.max_value_bytes} bytes", f"{len(request.value)}")
+    _check_value(request.value, bounds)
     if request.HasField("if_version"):
         _given_version(request.if_version)
     if request.min_replicas > bounds.replication_factor:
         bound = f"at most the replication factor, {bounds.replication_factor}"
         raise InvalidArgument.of("min_replicas", bound, str(request.min_replicas))
     if request.lease_token:
-        raise _not_yet("lease_token")
+        raise Unimplemented.yet("field", "lease_token")
     return Set(
         key,
         request.value,
@@ -130,8 +129,7 @@ class Decoded:
 def replica(entry: peer_pb2.ReplicaEntry, bounds: Bounds) -> None:
     """Refuses a copy that is out of the bounds of what its owner could have been asked to write."""
     key_(entry.key)
-    if len(entry.value) > bounds.max_value_bytes:
-        raise InvalidArgument.of("value", f"at most {bounds.max_value_bytes} bytes", f"{len(entry.value)}")
+    _check_value(entry.value, bounds)
     if not 1 <= entry.version <= MAX_VERSION:
         raise InvalidArgument.of("version", f"1 to {MAX_VERSION}", str(entry.version))
     for field in ("ttl_ms", "stale_ms", "load_ms", "age_ms"):
@@ -167,6 +165,11 @@ def key_(key: str) -> str:
     return key
 
 
+def _check_value(value: bytes, bounds: Bounds) -> None:
+    if len(value) > bounds.max_value_bytes:
+        raise InvalidArgument.of("value", f"at most {bounds.max_value_bytes} bytes", f"{len(value)}")
+
+
 def _milliseconds(field: str, seconds: float) -> int:
     if seconds == 0:
         return 0
@@ -188,9 +191,3 @@ def _tags(tags: Sequence[str]) -> tuple[str, ...]:
             bound = f"tags of 1 to {MAX_TAG_BYTES} bytes of UTF-8 without NUL"
             raise InvalidArgument.of("tags", bound, f"{tag[:32]!r}, {len(tag.encode())} bytes")
     return tuple(tags)
-
-
-def _not_yet(field: str) -> Unimplemented:
-    return Unimplemented(
-        f"{field} is part of the contract, but this version does not serve it yet", field=field
-    )

@@ -118,11 +118,17 @@ def unary(method: Unary[Request, Response]) -> Unary[Request, Response]:
     return guarded
 
 
+def time_left_ms(context: Context, default_ms: int) -> int:
+    """Until the caller's deadline; `default_ms` when it came without one."""
+    remaining = context.time_remaining()
+    return default_ms if remaining is None else round(remaining * 1_000)
+
+
 def not_yet(rpc: str) -> Any:
     """A unary rpc of the contract that this version does not serve."""
 
     async def refuse(self: Any, request: Any, context: Context) -> NoReturn:
-        await _abort(context, _not_yet(rpc))
+        await _abort(context, Unimplemented.yet("rpc", rpc))
 
     return refuse
 
@@ -131,14 +137,10 @@ def not_yet_streaming(rpc: str) -> Any:
     """A streaming rpc of the contract that this version does not serve."""
 
     async def refuse(self: Any, request: Any, context: Context) -> AsyncIterator[Any]:
-        await _abort(context, _not_yet(rpc))
+        await _abort(context, Unimplemented.yet("rpc", rpc))
         yield
 
     return refuse
-
-
-def _not_yet(rpc: str) -> Unimplemented:
-    return Unimplemented(f"{rpc} is part of the contract, but this version does not serve it yet", rpc=rpc)
 
 
 async def _abort(context: Context, error: CacheServiceError) -> NoReturn:

@@ -10,7 +10,7 @@ from cacheservice.errors import ClusterIdMismatch, InvalidArgument, NodeIdMismat
 from cacheservice.node.node import MAX_HOPS, Node
 from cacheservice.server import decode, encode, peer_codec
 from cacheservice.server.gossip import Gossip
-from cacheservice.server.guard import Admission, Context, unary
+from cacheservice.server.guard import Admission, Context, time_left_ms, unary
 from cacheservice.v1 import peer_pb2
 from cacheservice.v1.peer_pb2_grpc import PeerServiceServicer
 
@@ -37,10 +37,9 @@ class PeerServicer(PeerServiceServicer):
         self._admission.check_open()
         decode.batch_size("operations", request.operations)
         batch = decode.Decoded(request.operations, lambda item: decode.operation(item, self._bounds))
-        remaining = context.time_remaining()
         answers = await self._node.execute(
             batch.operations,
-            timeout_ms=self._default_timeout_ms if remaining is None else round(remaining * 1_000),
+            timeout_ms=time_left_ms(context, self._default_timeout_ms),
             hops_left=min(request.hops_left, MAX_HOPS - 1),
             unreachable=frozenset(request.unreachable),
         )
@@ -93,8 +92,6 @@ class PeerServicer(PeerServiceServicer):
 
     def _check(self, header: peer_pb2.PeerHeader) -> None:
         if header.cluster_id != self._cluster_id:
-            raise ClusterIdMismatch(
-                f"this is a node of cluster {self._cluster_id!r}, not of {header.cluster_id!r}"
-            )
+            raise ClusterIdMismatch.of(self._cluster_id, header.cluster_id)
         if header.to_node != self._node_id:
-            raise NodeIdMismatch(f"this is node {self._node_id!r}, not {header.to_node!r}")
+            raise NodeIdMismatch.of(self._node_id, header.to_node)
