@@ -36,6 +36,8 @@ KiB = 1024
 MiB = 1024 * KiB
 MAX_TTL_SECONDS = 315_360_000.0
 """Ten years: the longest time to live."""
+MAX_SHARES = 0.95
+"""What namespaces may have to themselves of max_memory, together."""
 ENTRY_SLACK = 64 * KiB
 """What key, tags and framing may add to a value in one message."""
 PEER_SLACK = 4 * MiB
@@ -58,6 +60,10 @@ Seconds = Annotated[float, Field(ge=0, le=MAX_TTL_SECONDS, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]+$")]
 
 
+Policy = Literal["lru", "lfu", "fifo", "s3fifo", "adaptive"]
+Jitter = Annotated[float, Field(ge=0, le=0.9, allow_inf_nan=False)]
+
+
 class NamespaceSettings(BaseModel):
     """What holds for the keys of one namespace (what stands before the first ":" of a key)."""
 
@@ -67,10 +73,18 @@ class NamespaceSettings(BaseModel):
     """Time to live of entries written without one; 0 for no expiry."""
     max_ttl_seconds: Seconds = 0
     """Longest time to live; longer ones, and none at all, are cut to it. 0 for no bound."""
+    ttl_jitter: Jitter = 0
+    """The part of its time to live, at most, by which an entry's own is shortened at random."""
+    share: Annotated[float, Field(ge=0, le=MAX_SHARES, allow_inf_nan=False)] = 0
+    """The part of max_memory that the namespace has to itself, and is bound to; 0 for none."""
+    policy: Policy | None = None
+    """What is evicted when its share is full; that of the other keys when there is none."""
 
     @model_validator(mode="after")
-    def _default_is_within_the_bound(self) -> NamespaceSettings:
+    def _fits_together(self) -> NamespaceSettings:
         _check_ttls(self.default_ttl_seconds, self.max_ttl_seconds)
+        if self.policy and not self.share:
+            raise ValueError("a namespace with a policy of its own needs a share")
         return self
 
 
@@ -112,8 +126,9 @@ class Settings(BaseSettings):
     max_memory: Annotated[ByteSize, Field(ge=1 * MiB)] = ByteSize(256 * MiB)
     """What the entries may occupy, keys and overhead included, for instance 256MiB. The process itself
     needs some 60 MiB more."""
-    policy: Literal["lru", "lfu", "fifo", "s3fifo"] = "lru"
-    """What is evicted when memory is full: lru, lfu, fifo or s3fifo."""
+    policy: Policy = "lru"
+    """What is evicted when memory is full: lru, lfu, fifo, s3fifo, or adaptive, which is hardly ever worse
+    than lru, and mostly the best of them."""
     replication_factor: Annotated[int, Field(ge=1, le=5)] = 2
     """How many nodes hold each entry. The same on all nodes."""
     vnodes: Annotated[int, Field(ge=1, le=4096)] = 256
@@ -139,6 +154,9 @@ class Settings(BaseSettings):
     max_ttl_seconds: Seconds = 0
     """Longest time to live in namespaces without settings; longer ones, and none at all, are cut to it.
     0 for no bound."""
+    ttl_jitter: Jitter = 0
+    """The part of its time to live, at most, by which an entry's own is shortened at random, in namespaces
+    without settings, so that what was written at one time does not expire at one time."""
     namespaces: dict[str, NamespaceSettings] = {}
     """Settings for each namespace, in the TOML file as [namespaces.NAME]; in the environment as JSON."""
     config: FilePath | None = None
@@ -154,6 +172,8 @@ class Settings(BaseSettings):
         _check_ttls(self.default_ttl_seconds, self.max_ttl_seconds)
         if any(":" in name for name in self.namespaces):
             raise ValueError("the name of a namespace has no ':'")
+        if sum(namespace.share for namespace in self.namespaces.values()) > MAX_SHARES:
+            raise ValueError(f"the shares of the namespaces must be at most {MAX_SHARES:g} together")
         if self.max_value_bytes + ENTRY_SLACK > self.max_message_bytes:
             raise ValueError(
                 f"max_message_bytes ({self.max_message_bytes}) must be at least max_value_bytes "

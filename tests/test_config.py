@@ -99,6 +99,10 @@ def test_impossible_combinations_are_refused() -> None:
         Settings(namespaces={"a": {"default_ttl_seconds": 10, "max_ttl_seconds": 5}})
     with pytest.raises(ValidationError, match="namespace"):
         Settings(namespaces={"a:b": {}})
+    with pytest.raises(ValidationError, match="needs a share"):
+        Settings(namespaces={"a": {"policy": "lfu"}})
+    with pytest.raises(ValidationError, match=r"at most 0\.95 together"):
+        Settings(namespaces={"a": {"share": 0.5}, "b": {"share": 0.5}})
     with pytest.raises(ValidationError, match="max_message_bytes"):
         Settings(max_value_bytes=MiB, max_message_bytes=MiB)
     assert Settings(listen="[::]:7700", advertise="10.0.0.1:7700").advertise == "10.0.0.1:7700"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import grpc
 import typer
+from google.protobuf.message import Message
 
 from cacheservice.cli.output import (
     DEFAULT_TARGET,
@@ -26,7 +27,19 @@ from cacheservice.wire import from_rpc_error
 
 _STATE_PREFIX = "MEMBER_STATE_"
 _OUTSIDE_RING = {"left", "dead"}
-_STATS_TIMEOUT_SECONDS = 1.0
+_STATS_TIMEOUT_SECONDS = 2.0
+_NAMESPACES_SHOWN = 10
+_PART_COLUMNS = (
+    "node",
+    "part",
+    "policy",
+    "full",
+    "hits with half the memory",
+    "hits",
+    "with twice",
+    "evicted",
+    "expired",
+)
 
 
 def members(target: Target = DEFAULT_TARGET, json: Json = False) -> None:
@@ -92,25 +105,57 @@ def ring(
 def stats(target: Target = DEFAULT_TARGET, json: Json = False) -> None:
     """Show the figures of every node that answers."""
     found, silent = run(_stats(target))
-    nodes = [
-        {
-            field.name: getattr(answer, field.name)
-            for field in admin_pb2.StatsResponse.DESCRIPTOR.fields
-            if field.name != "ring_epoch"
-        }
-        for answer in found
-    ]
+    nodes = [_as_dict(answer) for answer in found]
     hits, misses = sum(answer.hits for answer in found), sum(answer.misses for answer in found)
     hit_ratio = hits / (hits + misses) if hits + misses else None
     if json:
         print_json({"nodes": nodes, "hit_ratio": hit_ratio, "silent": silent})
         return
-    names = [name for name in (nodes[0] if nodes else ()) if name != "node_id"]
+    names = [name for name in (nodes[0] if nodes else ()) if name not in ("node_id", "parts", "namespaces")]
     rows = [[name, *(_rounded(node[name]) for node in nodes)] for name in names]
     print_table(("", *(node["node_id"] for node in nodes)), rows)
+    print()
+    print_table(_PART_COLUMNS, [_part_row(answer.node_id, part) for answer in found for part in answer.parts])
+    if any(answer.namespaces for answer in found):
+        print()
+        print_table(
+            ("node", "namespace", "entries", "bytes"),
+            [
+                (answer.node_id, usage.namespace or "(none)", f"{usage.entries}", f"{usage.bytes}")
+                for answer in found
+                for usage in answer.namespaces[:_NAMESPACES_SHOWN]
+            ],
+        )
     print(f"hit ratio of the stores: {'-' if hit_ratio is None else f'{hit_ratio:.2%}'}")
     for node_id, why in silent.items():
         print(f"{node_id} gave no answer: {why}")
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    """The message's fields but for ring_epoch, as they go into JSON."""
+    return {
+        field.name: [_as_dict(each) for each in getattr(message, field.name)]
+        if field.message_type
+        else getattr(message, field.name)
+        for field in message.DESCRIPTOR.fields
+        if field.name != "ring_epoch"
+    }
+
+
+def _part_row(node_id: str, part: admin_pb2.StorePart) -> tuple[str, ...]:
+    reads = part.hits + part.misses
+    estimates = {estimate.factor: f"{estimate.hit_ratio:.1%}" for estimate in part.estimates}
+    return (
+        node_id,
+        part.namespace or "(shared)",
+        part.policy,
+        f"{part.bytes / part.max_bytes:.0%}",
+        estimates.get(0.5, "-"),
+        f"{part.hits / reads:.1%}" if reads else "-",
+        estimates.get(2.0, "-"),
+        f"{part.evictions}",
+        f"{part.expired_on_access + part.expired_unseen}",
+    )
 
 
 async def _topology(target: str) -> Topology:

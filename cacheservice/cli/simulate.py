@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 from cacheservice.cli.output import Json, fail, print_json
 from cacheservice.cli.trace import Request, read_trace
 from cacheservice.errors import EntryTooLarge
-from cacheservice.store import POLICIES, Entry, Store
+from cacheservice.store import POLICIES, Entry, Store, cost_of_one, pack
 
 Trace = Annotated[
     Path, typer.Option("--trace", help="The access log.", exists=True, dir_okay=False, readable=True)
@@ -22,6 +21,7 @@ Trace = Annotated[
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after this many requests.")]
 
 MS_PER_REQUEST = 1
+UPKEEP_MS = 1_000
 
 
 @dataclass(slots=True)
@@ -54,8 +54,10 @@ def simulate(
         raise typer.BadParameter(f"{policy!r} is not one of {', '.join(POLICIES)}", param_hint="--policy")
     if (max_entries is None) == (max_memory is None):
         raise typer.BadParameter("give either --max-entries or --max-memory")
-    max_bytes = sys.maxsize if max_memory is None else _bytes(max_memory)
-    store = Store(max_bytes, policy, now=0, max_entries=max_entries)
+    if max_entries is None:
+        store = Store(_bytes(max_memory or ""), policy, now=0)
+    else:
+        store = Store(max_entries, policy, now=0, cost=cost_of_one)
     try:
         outcome = run_trace(store, read_trace(trace, limit))
     except ValueError as error:
@@ -86,7 +88,9 @@ def run_trace(store: Store, requests: Iterable[Request]) -> Outcome:
     for key, size, ttl, op in requests:
         now += MS_PER_REQUEST
         version += 1
-        store.collect_expired(now, 10)
+        if now % UPKEEP_MS == 0:
+            while store.upkeep(now):
+                pass
         if op == "delete":
             store.delete(key)
             continue
@@ -97,7 +101,7 @@ def run_trace(store: Store, requests: Iterable[Request]) -> Outcome:
                 continue
         expires = now + round(ttl * 1_000) if ttl else 0
         try:
-            store.set(key, Entry(bytes(size or 0), version, now, expires))
+            store.set(key, pack(Entry(bytes(size or 0), version, now, expires)))
         except EntryTooLarge:
             store.delete(key)
     return outcome

@@ -14,13 +14,15 @@ class NamespacePolicy:
     """The time to live of an entry that is written without one."""
     max_ttl_ms: int = 0
     """The longest time to live; longer ones, and none at all, are cut to it."""
+    ttl_jitter: float = 0
+    """The part of its time to live, at most, by which an entry's own is shortened."""
 
-    def ttl_ms(self, asked_ms: int) -> int:
-        """The time to live of an entry that asks for `asked_ms` (0: for none)."""
+    def ttl_ms(self, asked_ms: int, draw: float) -> int:
+        """The time to live of an entry that asks for `asked_ms` (0: for none); `draw` is from 0 to 1."""
         ttl_ms = asked_ms or self.default_ttl_ms
         if self.max_ttl_ms and not 0 < ttl_ms <= self.max_ttl_ms:
-            return self.max_ttl_ms
-        return ttl_ms
+            ttl_ms = self.max_ttl_ms
+        return max(1, ttl_ms - int(ttl_ms * self.ttl_jitter * draw)) if ttl_ms else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +34,5 @@ class Namespaces:
 
     def of(self, key: str) -> NamespacePolicy:
         """The policy of the namespace that stands before the first ":" of `key`."""
-        return self.by_name.get(key.partition(":")[0], self.default) if self.by_name else self.default
+        namespace, colon, _ = key.partition(":")
+        return self.by_name.get(namespace, self.default) if colon else self.default

@@ -97,6 +97,11 @@ class Node:
         return self._view.ring.epoch
 
     @property
+    def is_alone(self) -> bool:
+        """Whether the ring has no other node."""
+        return len(self._view.ring.members) == 1
+
+    @property
     def replication_failures(self) -> int:
         return self._replicator.failures
 
@@ -267,7 +272,7 @@ class Node:
         """
         by_node: dict[str, list[str]] = {}
         for key in {operation.key: None for operation in operations}:
-            if self.shard.change(key) is None:
+            if not self.shard.knows(key):
                 for node_id in self._replicas(key, _NOWHERE):
                     by_node.setdefault(node_id, []).append(key)
         timeout_ms = self._attempt_ms(call, self._config.replication_timeout_ms)

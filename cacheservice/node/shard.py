@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from random import Random
 
 from cachetools import TTLCache
 from xxhash import xxh3_64_intdigest
 
 from cacheservice.clock import Clock, HybridLogicalClock
-from cacheservice.errors import CounterOverflow, EntryTooLarge, NotACounter, shown
+from cacheservice.errors import CounterOverflow, NotACounter, ResourceExhausted, shown
 from cacheservice.node.namespaces import Namespaces
 from cacheservice.node.operations import (
     Change,
@@ -28,7 +28,7 @@ from cacheservice.node.operations import (
     Touch,
     TouchResult,
 )
-from cacheservice.store import Entry, Store
+from cacheservice.store import Entry, PartitionedStore, Store, pack, unpack, version_of
 
 TOMBSTONE_MS = 60_000
 MAX_TOMBSTONES = 100_000
@@ -45,8 +45,16 @@ class Shard:
     so that long keys cost no more than short ones.
     """
 
-    def __init__(self, node_id: str, store: Store, clock: Clock, namespaces: Namespaces) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        store: Store | PartitionedStore,
+        clock: Clock,
+        namespaces: Namespaces,
+        random: Random,
+    ) -> None:
         self.store = store
+        self._random = random
         self._node_id = node_id
         self._clock = clock
         self._versions = HybridLogicalClock(clock)
@@ -59,9 +67,10 @@ class Shard:
 
     def get(self, operation: Get) -> GetResult:
         now = self._clock.now_ms()
-        entry = self.store.get(operation.key, now)
-        if entry is None:
+        packed = self.store.get(operation.key, now)
+        if packed is None:
             return GetResult(GetOutcome.MISS, served_by=self._node_id)
+        entry = unpack(packed)
         fresh = entry.is_fresh(now)
         return GetResult(
             GetOutcome.HIT if fresh else GetOutcome.STALE,
@@ -102,14 +111,14 @@ class Shard:
         if removed_at >= change.version:
             return removed_at
         if current is not None and not _wins(change, current):
-            return current.version
+            return version_of(current)
         if change.entry is None:
             self.store.delete(change.key)
             self._bury(change.key, change.version)
             return change.version
         try:
             self._put(change.key, change.entry)
-        except EntryTooLarge:
+        except ResourceExhausted:
             # The older copy must not be served once the newer one is acknowledged elsewhere.
             self.store.delete(change.key)
             return 0
@@ -117,11 +126,15 @@ class Shard:
 
     def change(self, key: str) -> Change | None:
         """What a replica needs to hold the same of `key` as this node; None when nothing is known of it."""
-        entry = self.store.peek(key, self._clock.now_ms())
-        if entry is not None:
-            return Change(key, entry.version, entry)
+        packed = self.store.peek(key, self._clock.now_ms())
+        if packed is not None:
+            return Change(key, version_of(packed), unpack(packed))
         removed_at = self._removed_at(key)
         return Change(key, removed_at, None) if removed_at else None
+
+    def knows(self, key: str) -> bool:
+        """Whether an entry is here, or the knowledge that it was removed."""
+        return self._version(key) > 0
 
     def outdo(self, change: Change, version: int) -> Change | None:
         """Gives the change, made here, a version above `version`; None when it has been overwritten since.
@@ -129,30 +142,29 @@ class Shard:
         For when a replica turns out to hold a later version: this node missed a write, and its own, which
         came after, must not lose to that.
         """
-        current = self.change(change.key)
-        if current is None or current.version != change.version:
+        if self._version(change.key) != change.version:
             return None
         self._versions.observe(version)
         newer = self._versions.next(after=version)
         if change.entry is None:
             self._bury(change.key, newer)
             return Change(change.key, newer, None)
-        entry = replace(change.entry, version=newer)
+        entry = change.entry._replace(version=newer)
         self._put(change.key, entry)
         return Change(change.key, newer, entry)
 
     def _set(self, operation: Set) -> tuple[SetResult, Change | None]:
         now = self._clock.now_ms()
-        current = self.store.peek(operation.key, now)
+        held = self._held_version(operation.key)
         if (
-            (operation.if_absent and current is not None)
-            or (operation.if_present and current is None)
-            or (operation.if_version and (current is None or current.version != operation.if_version))
+            (operation.if_absent and held)
+            or (operation.if_present and not held)
+            or (operation.if_version and held != operation.if_version)
         ):
-            return SetResult(False, current.version if current else 0), None
+            return SetResult(False, held), None
         entry = Entry(
             operation.value,
-            self._next_version(operation.key, current),
+            self._next_version(operation.key, held),
             created=now,
             expires=self._expires(operation.key, operation.ttl_ms, now),
             stale_ms=operation.stale_ms,
@@ -163,26 +175,26 @@ class Shard:
         return SetResult(True, entry.version), Change(operation.key, entry.version, entry)
 
     def _delete(self, operation: Delete) -> tuple[DeleteResult, Change | None]:
-        current = self.store.peek(operation.key, self._clock.now_ms())
+        held = self._held_version(operation.key)
         if operation.if_version:
-            if current is None:
+            if not held:
                 return DeleteResult(DeleteOutcome.NOT_FOUND, 0), None
-            if current.version != operation.if_version:
-                return DeleteResult(DeleteOutcome.CONFLICT, current.version), None
-        version = self._next_version(operation.key, current)
+            if held != operation.if_version:
+                return DeleteResult(DeleteOutcome.CONFLICT, held), None
+        version = self._next_version(operation.key, held)
         self.store.delete(operation.key)
         self._bury(operation.key, version)
-        outcome = DeleteOutcome.NOT_FOUND if current is None else DeleteOutcome.DELETED
+        outcome = DeleteOutcome.DELETED if held else DeleteOutcome.NOT_FOUND
         return DeleteResult(outcome, version), Change(operation.key, version, None)
 
     def _touch(self, operation: Touch) -> tuple[TouchResult, Change | None]:
         now = self._clock.now_ms()
-        current = self.store.peek(operation.key, now)
+        packed = self.store.peek(operation.key, now)
+        current = unpack(packed) if packed else None
         if current is None or not current.is_fresh(now):
             return TouchResult(False), None
-        entry = replace(
-            current,
-            version=self._next_version(operation.key, current),
+        entry = current._replace(
+            version=self._next_version(operation.key, current.version),
             expires=self._expires(operation.key, operation.ttl_ms, now),
         )
         self._put(operation.key, entry)
@@ -190,14 +202,15 @@ class Shard:
 
     def _increment(self, operation: Increment) -> tuple[IncrementResult, Change | None]:
         now = self._clock.now_ms()
-        held = self.store.peek(operation.key, now)
+        packed = self.store.peek(operation.key, now)
+        held = unpack(packed) if packed else None
         current = held if held is not None and held.is_fresh(now) else None
         total = (operation.initial if current is None else _counter(operation.key, current)) + operation.delta
         if total not in _INT64:
             raise CounterOverflow(f"{shown(operation.key)}: {total} is beyond the range of int64")
         entry = Entry(
             str(total).encode(),
-            self._next_version(operation.key, held),
+            self._next_version(operation.key, held.version if held else 0),
             created=now,
             expires=current.expires if current else self._expires(operation.key, operation.ttl_ms, now),
             tags=current.tags if current else (),
@@ -206,7 +219,7 @@ class Shard:
         return IncrementResult(total, entry.version), Change(operation.key, entry.version, entry)
 
     def _put(self, key: str, entry: Entry) -> None:
-        self.store.set(key, entry)
+        self.store.set(key, pack(entry))
         if self._tombstones:
             self._tombstones.pop(_grave(key), None)
 
@@ -217,11 +230,20 @@ class Shard:
         """The version of the key's tombstone; 0 when there is none."""
         return self._tombstones.get(_grave(key), 0) if self._tombstones else 0
 
-    def _next_version(self, key: str, current: Entry | None) -> int:
-        return self._versions.next(after=current.version if current else self._removed_at(key))
+    def _held_version(self, key: str) -> int:
+        """The version of the entry that is here; 0 when there is none."""
+        packed = self.store.peek(key, self._clock.now_ms())
+        return version_of(packed) if packed is not None else 0
+
+    def _version(self, key: str) -> int:
+        """The version that is known of the key, which may have been removed; 0 when nothing is known."""
+        return self._held_version(key) or self._removed_at(key)
+
+    def _next_version(self, key: str, held: int) -> int:
+        return self._versions.next(after=held or self._removed_at(key))
 
     def _expires(self, key: str, ttl_ms: int, now: int) -> int:
-        ttl_ms = self._namespaces.of(key).ttl_ms(ttl_ms)
+        ttl_ms = self._namespaces.of(key).ttl_ms(ttl_ms, self._random.random())
         return now + ttl_ms if ttl_ms else 0
 
 
@@ -229,10 +251,11 @@ def _grave(key: str) -> int:
     return xxh3_64_intdigest(key.encode())
 
 
-def _wins(change: Change, current: Entry) -> bool:
-    if change.version != current.version:
-        return change.version > current.version
-    return change.entry is None or change.entry.value > current.value
+def _wins(change: Change, current: bytes) -> bool:
+    version = version_of(current)
+    if change.version != version:
+        return change.version > version
+    return change.entry is None or change.entry.value > unpack(current).value
 
 
 def _counter(key: str, entry: Entry) -> int:

@@ -22,6 +22,7 @@ from cacheservice.membership import Member, Membership, MembershipConfig, State
 from cacheservice.node.namespaces import NamespacePolicy, Namespaces
 from cacheservice.node.node import Node, NodeConfig
 from cacheservice.node.shard import Shard
+from cacheservice.node.sweeps import Sweeps
 from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember
 from cacheservice.server.admin_service import AdminServicer
@@ -30,10 +31,11 @@ from cacheservice.server.channels import PeerChannels, channel_options
 from cacheservice.server.cluster_service import ClusterServicer
 from cacheservice.server.gossip import Gossip, RingSettings
 from cacheservice.server.guard import Admission, TolerantServer
+from cacheservice.server.memory import MemoryKeeper, resident_bytes, settle_allocator, settle_collector
 from cacheservice.server.peer_service import PeerServicer
 from cacheservice.server.supervision import for_ever
 from cacheservice.server.transport import GrpcTransport
-from cacheservice.store import Store
+from cacheservice.store import PartitionedStore, Store
 from cacheservice.v1 import admin_pb2, cache_pb2, cluster_pb2, peer_pb2
 from cacheservice.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from cacheservice.v1.cache_pb2_grpc import add_CacheServiceServicer_to_server
@@ -45,10 +47,8 @@ _log = logging.getLogger(__name__)
 READINESS = "readiness"
 LIVENESS = "liveness"
 
-_EXPIRY_PAUSE_SECONDS = 0.25
+_UPKEEP_PAUSE_SECONDS = 0.05
 _HINTS_PAUSE_SECONDS = 0.25
-_EXPIRY_SLICE = 500
-"""Entries removed before other work gets its turn: well under 2 ms."""
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -112,10 +112,10 @@ class NodeServer:
             self._members_changed,
         )
         self._ring = Ring([_ring_member(local)], settings.vnodes)
-        store = Store(settings.max_memory, settings.policy, now=clock.now_ms())
+        store = _store(settings, clock.now_ms())
         self._node = Node(
             _node_config(settings),
-            Shard(settings.node_id, store, clock, _namespaces(settings)),
+            Shard(settings.node_id, store, clock, _namespaces(settings), random.Random()),
             clock,
             self._transport,
             View(self._ring),
@@ -125,7 +125,7 @@ class NodeServer:
         await self._set_health({"": True, LIVENESS: True, READINESS: False})
         await self._server.start()
         self._gossip.start()
-        loops = {"expiry": lambda: self._collect_expired(store), "hints": self._replay_hints}
+        loops = {"store": lambda: self._keep_store(store), "hints": self._replay_hints}
         self._loops = [asyncio.create_task(for_ever(name, work)) for name, work in loops.items()]
         return address
 
@@ -136,6 +136,13 @@ class NodeServer:
             _log.warning("no seed has answered; serving alone until one does%s", self._gossip.complaints())
         self._admission.is_open = True
         await self._set_health({READINESS: True})
+
+    def own_process(self) -> None:
+        """Takes it that whatever the process occupies is this node's, and keeps that within its memory."""
+        settle_collector()
+        store = self._node.shard.store
+        keeping = for_ever("memory", lambda: self._keep_memory(store))
+        self._loops.append(asyncio.create_task(keeping))
 
     async def stop(self) -> None:
         """Tells the others, lets requests under way finish within drain_seconds, and closes everything."""
@@ -167,10 +174,13 @@ class NodeServer:
     def _add_servicers(self) -> None:
         settings, node, clock = self._settings, self._node, self._clock
         admission = self._admission
+        sweeps = Sweeps(node.shard.store, clock)
         server: Any = TolerantServer(self._server)
-        add_CacheServiceServicer_to_server(CacheServicer(node, settings, admission), server)
+        add_CacheServiceServicer_to_server(CacheServicer(node, sweeps, settings, admission), server)
         add_ClusterServiceServicer_to_server(ClusterServicer(node, self._gossip, settings), server)
-        add_AdminServiceServicer_to_server(AdminServicer(settings.node_id, node, admission, clock), server)
+        add_AdminServiceServicer_to_server(
+            AdminServicer(settings.node_id, node, sweeps, admission, clock), server
+        )
         add_PeerServiceServicer_to_server(
             PeerServicer(node, self._gossip, clock, settings, admission), server
         )
@@ -190,10 +200,17 @@ class NodeServer:
         suspects = frozenset(member.node_id for member in in_ring if member.state is State.SUSPECT)
         self._node.set_view(View(self._ring, suspects))
 
-    async def _collect_expired(self, store: Store) -> None:
+    async def _keep_store(self, store: Store | PartitionedStore) -> None:
         while True:
-            collected = store.collect_expired(self._clock.now_ms(), _EXPIRY_SLICE)
-            await asyncio.sleep(0 if collected == _EXPIRY_SLICE else _EXPIRY_PAUSE_SECONDS)
+            more = store.upkeep(self._clock.now_ms())
+            await asyncio.sleep(0 if more else _UPKEEP_PAUSE_SECONDS)
+
+    async def _keep_memory(self, store: Store | PartitionedStore) -> None:
+        memory = MemoryKeeper(store)
+        while True:
+            memory.check(resident_bytes())
+            more = memory.compact()
+            await asyncio.sleep(0 if more else _UPKEEP_PAUSE_SECONDS)
 
     async def _replay_hints(self) -> None:
         while True:
@@ -207,12 +224,14 @@ class NodeServer:
 
 async def serve(settings: Settings) -> None:
     """Runs one node until SIGTERM or SIGINT."""
+    settle_allocator()
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     server = NodeServer(settings)
     address = await server.start()
+    server.own_process()
     told_to_stop = asyncio.create_task(stopped.wait())
     joining = asyncio.create_task(server.join())
     await asyncio.wait((told_to_stop, joining), return_when=asyncio.FIRST_COMPLETED)
@@ -252,16 +271,31 @@ def _node_config(settings: Settings) -> NodeConfig:
     )
 
 
+def _store(settings: Settings, now: int) -> Store | PartitionedStore:
+    by_namespace = {
+        name: Store(int(settings.max_memory * some.share), some.policy or settings.policy, now=now)
+        for name, some in settings.namespaces.items()
+        if some.share
+    }
+    shared = settings.max_memory - sum(store.max_bytes for store in by_namespace.values())
+    default = Store(shared, settings.policy, now=now)
+    return PartitionedStore(default, by_namespace) if by_namespace else default
+
+
 def _namespaces(settings: Settings) -> Namespaces:
     default = NamespaceSettings(
-        default_ttl_seconds=settings.default_ttl_seconds, max_ttl_seconds=settings.max_ttl_seconds
+        default_ttl_seconds=settings.default_ttl_seconds,
+        max_ttl_seconds=settings.max_ttl_seconds,
+        ttl_jitter=settings.ttl_jitter,
     )
     return Namespaces(_policy(default), {name: _policy(some) for name, some in settings.namespaces.items()})
 
 
 def _policy(settings: NamespaceSettings) -> NamespacePolicy:
     return NamespacePolicy(
-        round(settings.default_ttl_seconds * 1_000), round(settings.max_ttl_seconds * 1_000)
+        round(settings.default_ttl_seconds * 1_000),
+        round(settings.max_ttl_seconds * 1_000),
+        settings.ttl_jitter,
     )
 
 

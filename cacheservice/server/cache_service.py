@@ -6,20 +6,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cacheservice.config import Settings
-from cacheservice.errors import CacheServiceError
+from cacheservice.errors import CacheServiceError, Unimplemented
 from cacheservice.node import operations as ops
 from cacheservice.node.node import Node
 from cacheservice.node.operations import Answer, Operation
+from cacheservice.node.sweeps import Limits, Sweeps
 from cacheservice.server import decode, encode
-from cacheservice.server.guard import Admission, Context, not_yet, not_yet_streaming, time_left_ms, unary
+from cacheservice.server.guard import Admission, Context, not_yet_streaming, time_left_ms, unary
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer
 from cacheservice.wire import to_status
 
 
 class CacheServicer(CacheServiceServicer):
-    def __init__(self, node: Node, settings: Settings, admission: Admission) -> None:
+    def __init__(self, node: Node, sweeps: Sweeps, settings: Settings, admission: Admission) -> None:
         self._node = node
+        self._sweeps = sweeps
         self._admission = admission
         self._bounds = decode.Bounds(settings.max_value_bytes, settings.replication_factor)
         self._max_answer_bytes = settings.max_message_bytes
@@ -95,9 +97,42 @@ class CacheServicer(CacheServiceServicer):
 
     Exchange = not_yet_streaming("Exchange")
     Watch = not_yet_streaming("Watch")
-    InvalidateTag = not_yet("InvalidateTag")
-    InvalidatePrefix = not_yet("InvalidatePrefix")
-    Scan = not_yet("Scan")
+
+    @unary
+    async def InvalidateTag(
+        self, request: pb.InvalidateTagRequest, context: Context
+    ) -> pb.InvalidateTagResponse:
+        tag = decode.tag(request.tag)
+        self._check_alone("InvalidateTag")
+        with self._admission:
+            removed = await self._sweeps.invalidate_tag(tag)
+        return pb.InvalidateTagResponse(removed=removed, ring_epoch=self._node.ring_epoch)
+
+    @unary
+    async def InvalidatePrefix(
+        self, request: pb.InvalidatePrefixRequest, context: Context
+    ) -> pb.InvalidatePrefixResponse:
+        prefix = decode.prefix(request.prefix)
+        self._check_alone("InvalidatePrefix")
+        with self._admission:
+            removed = await self._sweeps.invalidate_prefix(prefix)
+        return pb.InvalidatePrefixResponse(removed=removed, ring_epoch=self._node.ring_epoch)
+
+    @unary
+    async def Scan(self, request: pb.ScanRequest, context: Context) -> pb.ScanResponse:
+        scan = decode.scan(request)
+        self._check_alone("Scan")
+        with self._admission:
+            page = await self._sweeps.scan(
+                scan.prefix, scan.start, Limits(scan.page_size, self._max_answer_bytes // 2)
+            )
+        return encode.page(page, self._node.ring_epoch, with_values=request.include_values)
+
+    def _check_alone(self, rpc: str) -> None:
+        if not self._node.is_alone:
+            raise Unimplemented(
+                f"this version serves {rpc} in a cluster of one node alone, not yet across several", rpc=rpc
+            )
 
     async def _execute(self, operation: Operation, context: Context) -> Any:
         """The operation's result; its class follows from the operation's."""

@@ -10,6 +10,7 @@ from typing import TypeVar
 from cacheservice.config import MAX_TTL_SECONDS
 from cacheservice.errors import CacheServiceError, InvalidArgument, Unimplemented
 from cacheservice.node.operations import Answer, Delete, Get, Increment, Operation, Set, Touch
+from cacheservice.server.page_token import from_token
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1 import peer_pb2
 
@@ -20,6 +21,8 @@ MAX_LEASE_WAIT_MS = 60_000
 MAX_VERSION = 2**63
 MAX_AGE_MS = 2**48
 MAX_TAG_BYTES = 128
+MAX_PAGE_SIZE = 1_000
+DEFAULT_PAGE_SIZE = 100
 
 _MAX_UTF8_BYTES = 4
 
@@ -81,6 +84,33 @@ def touch(request: pb.TouchRequest) -> Touch:
 def increment(request: pb.IncrementRequest) -> Increment:
     ttl_ms = _milliseconds("ttl_seconds", request.ttl_seconds)
     return Increment(key_(request.key), request.delta, request.initial, ttl_ms)
+
+
+def tag(tag: str) -> str:
+    """The tag to invalidate."""
+    _check_tag("tag", "", tag)
+    return tag
+
+
+def prefix(prefix: str) -> str:
+    """The prefix to invalidate."""
+    return key_(prefix, "prefix")
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Which page of which keys to list."""
+
+    prefix: str
+    start: int
+    page_size: int
+
+
+def scan(request: pb.ScanRequest) -> Scan:
+    if request.page_size > MAX_PAGE_SIZE:
+        raise InvalidArgument.of("page_size", f"at most {MAX_PAGE_SIZE}", str(request.page_size))
+    wanted = key_(request.prefix, "prefix") if request.prefix else ""
+    return Scan(wanted, from_token(request.page_token), request.page_size or DEFAULT_PAGE_SIZE)
 
 
 def operation(request: peer_pb2.Operation, bounds: Bounds) -> Operation:
@@ -156,12 +186,12 @@ def _in_batch(error: CacheServiceError, field: str, position: int) -> CacheServi
     return type(error)(f"{field}[{position}]: {error.message}", index=str(position), **error.metadata)
 
 
-def key_(key: str) -> str:
-    """The key, within its bounds."""
+def key_(key: str, field: str = "key") -> str:
+    """The key, or what stands in `field` with the same bounds."""
     if not 1 <= len(key) <= MAX_KEY_BYTES // _MAX_UTF8_BYTES:
         length = len(key.encode())
         if not 1 <= length <= MAX_KEY_BYTES:
-            raise InvalidArgument.of("key", f"1 to {MAX_KEY_BYTES} bytes of UTF-8", f"{length} bytes")
+            raise InvalidArgument.of(field, f"1 to {MAX_KEY_BYTES} bytes of UTF-8", f"{length} bytes")
     return key
 
 
@@ -187,7 +217,11 @@ def _tags(tags: Sequence[str]) -> tuple[str, ...]:
     if len(tags) > MAX_TAGS:
         raise InvalidArgument.of("tags", f"at most {MAX_TAGS} tags", str(len(tags)))
     for tag in tags:
-        if not 1 <= len(tag.encode()) <= MAX_TAG_BYTES or "\0" in tag:
-            bound = f"tags of 1 to {MAX_TAG_BYTES} bytes of UTF-8 without NUL"
-            raise InvalidArgument.of("tags", bound, f"{tag[:32]!r}, {len(tag.encode())} bytes")
+        _check_tag("tags", "tags of ", tag)
     return tuple(tags)
+
+
+def _check_tag(field: str, kind: str, tag: str) -> None:
+    if not 1 <= len(tag.encode()) <= MAX_TAG_BYTES or "\0" in tag:
+        bound = f"{kind}1 to {MAX_TAG_BYTES} bytes of UTF-8 without NUL"
+        raise InvalidArgument.of(field, bound, f"{tag[:32]!r}, {len(tag.encode())} bytes")

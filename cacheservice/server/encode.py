@@ -13,6 +13,9 @@ from cacheservice.node.operations import (
     SetResult,
     TouchResult,
 )
+from cacheservice.node.sweeps import Page
+from cacheservice.server.page_token import to_token
+from cacheservice.store import Entry
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1 import peer_pb2
 from cacheservice.wire import to_status
@@ -77,6 +80,28 @@ def operation_result(answer: Answer) -> peer_pb2.OperationResult:
             return peer_pb2.OperationResult(increment=increment(answer))
         case CacheServiceError():
             return peer_pb2.OperationResult(error=to_status(answer))
+
+
+def page(page: Page, ring_epoch: int, *, with_values: bool) -> pb.ScanResponse:
+    return pb.ScanResponse(
+        entries=[_entry_info(key, entry, page.now, with_values) for key, entry in page.entries],
+        next_page_token=to_token(page.next_position),
+        ring_epoch=ring_epoch,
+    )
+
+
+def _entry_info(key: str, entry: Entry, now: int, with_value: bool) -> pb.EntryInfo:
+    return pb.EntryInfo(
+        key=key,
+        value_bytes=len(entry.value),
+        version=entry.version,
+        ttl_seconds=max(0, entry.expires - now) / 1_000 if entry.expires else 0,
+        age_seconds=max(0, now - entry.created) / 1_000,
+        stale_seconds=entry.stale_ms / 1_000,
+        load_seconds=entry.load_ms / 1_000,
+        tags=entry.tags,
+        value=entry.value if with_value else None,
+    )
 
 
 def within(answers: Sequence[Answer], max_bytes: int) -> list[Answer]:

@@ -104,7 +104,7 @@ def change_to_proto(change: Change, now: int) -> peer_pb2.ReplicaEntry:
         value=entry.value,
         ttl_ms=max(0, entry.expires - now) if entry.expires else 0,
         stale=bool(entry.expires) and entry.expires <= now,
-        stale_ms=entry.stale_ms if entry.is_fresh(now) else max(0, entry.dead_at - now),
+        stale_ms=entry.stale_ms if entry.is_fresh(now) else max(0, entry.expires + entry.stale_ms - now),
         load_ms=entry.load_ms,
         age_ms=max(0, now - entry.created),
         tags=entry.tags,

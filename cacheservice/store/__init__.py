@@ -1,6 +1,20 @@
 """The resident store: packed entries, eviction policies, expiry and byte accounting."""
 
-from cacheservice.store.entry import Entry
+from cacheservice.store.cost import cost_of_one
+from cacheservice.store.curve import FACTORS
+from cacheservice.store.entry import Entry, pack, unpack, version_of
+from cacheservice.store.partitioned import PartitionedStore
 from cacheservice.store.store import POLICIES, Store, StoreStats
 
-__all__ = ["POLICIES", "Entry", "Store", "StoreStats"]
+__all__ = [
+    "FACTORS",
+    "POLICIES",
+    "Entry",
+    "PartitionedStore",
+    "Store",
+    "StoreStats",
+    "cost_of_one",
+    "pack",
+    "unpack",
+    "version_of",
+]

@@ -1,20 +1,31 @@
 """An entry as one bytes object: a header, the optional parts, then the value.
 
-Packed entries are invisible to the cyclic garbage collector, and smaller than objects with fields.
+Packed entries are invisible to the cyclic garbage collector, and smaller than objects with fields. The
+header begins with the time of death, most significant byte first, so that packed entries compare as
+their times of death do: `packed < dead_before(now)` is the whole test for expiry.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
+from typing import NamedTuple
 
-_HEADER = Struct("<QqQB")
-_OPTIONS = Struct("<QQH")
+_HEADER = Struct(">QQqB")
+_OPTIONS = Struct(">QQH")
+_TIME = Struct(">Q")
+_VERSION = slice(8, 16)
+_OPTIONS_END = _HEADER.size + _OPTIONS.size
 _HAS_OPTIONS = 1
+_NEVER = 2**64 - 1
+
+FLAGS = _HEADER.size - 1
+"""Where in a packed entry a byte says whether there is more than the header and the value; 0 for no."""
+
+MAX_TIME = 2**63
+"""The latest moment, in ms, that an entry may name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A value and what belongs to it. Times are those of Clock.now_ms, durations milliseconds."""
 
     value: bytes
@@ -32,44 +43,51 @@ class Entry:
     def is_fresh(self, now: int) -> bool:
         return not self.expires or now < self.expires
 
-    def is_served(self, now: int) -> bool:
-        """Whether it is fresh, or stale but not yet dead."""
-        return not self.expires or now < self.expires + self.stale_ms
-
-    @property
-    def dead_at(self) -> int:
-        """When it is no longer served at all; 0 for never."""
-        return self.expires + self.stale_ms if self.expires else 0
-
 
 def pack(entry: Entry) -> bytes:
-    if not (entry.stale_ms or entry.load_ms or entry.tags):
-        return _HEADER.pack(entry.version, entry.created, entry.expires, 0) + entry.value
-    tags = "\0".join(entry.tags).encode()
+    value, version, created, expires, stale_ms, load_ms, tags = entry
+    if not (stale_ms or load_ms or tags):
+        return _HEADER.pack(expires or _NEVER, version, created, 0) + value
+    tag_bytes = "\0".join(tags).encode()
     return b"".join(
         (
-            _HEADER.pack(entry.version, entry.created, entry.expires, _HAS_OPTIONS),
-            _OPTIONS.pack(entry.stale_ms, entry.load_ms, len(tags)),
-            tags,
-            entry.value,
+            _HEADER.pack(expires + stale_ms if expires else _NEVER, version, created, _HAS_OPTIONS),
+            _OPTIONS.pack(stale_ms, load_ms, len(tag_bytes)),
+            tag_bytes,
+            value,
         )
     )
 
 
 def unpack(packed: bytes) -> Entry:
-    version, created, expires, flags = _HEADER.unpack_from(packed)
+    dead_at, version, created, flags = _HEADER.unpack_from(packed)
+    expires = 0 if dead_at == _NEVER else dead_at
     if not flags:
         return Entry(packed[_HEADER.size :], version, created, expires)
     stale_ms, load_ms, tag_bytes = _OPTIONS.unpack_from(packed, _HEADER.size)
-    tags_at = _HEADER.size + _OPTIONS.size
-    value_at = tags_at + tag_bytes
-    tags = tuple(packed[tags_at:value_at].decode().split("\0")) if tag_bytes else ()
-    return Entry(packed[value_at:], version, created, expires, stale_ms, load_ms, tags)
+    value_at = _OPTIONS_END + tag_bytes
+    if expires:
+        expires -= stale_ms
+    return Entry(packed[value_at:], version, created, expires, stale_ms, load_ms, tags_of(packed))
+
+
+def version_of(packed: bytes) -> int:
+    """The entry's version, without a look at the rest."""
+    return int.from_bytes(packed[_VERSION])
 
 
 def dead_at(packed: bytes) -> int:
-    """`Entry.dead_at` of a packed entry, without unpacking it."""
-    _, _, expires, flags = _HEADER.unpack_from(packed)
-    if expires and flags:
-        expires += _OPTIONS.unpack_from(packed, _HEADER.size)[0]
-    return int(expires)
+    """When the entry is no longer served at all, not even as stale; 2**64 - 1 for never."""
+    return int.from_bytes(packed[: _TIME.size])
+
+
+def dead_before(time: int) -> bytes:
+    """What every packed entry that dies before `time` is less than, and no other."""
+    return _TIME.pack(time)
+
+
+def tags_of(packed: bytes) -> tuple[str, ...]:
+    if not packed[FLAGS]:
+        return ()
+    tag_bytes = _OPTIONS.unpack_from(packed, _HEADER.size)[2]
+    return tuple(packed[_OPTIONS_END : _OPTIONS_END + tag_bytes].decode().split("\0")) if tag_bytes else ()

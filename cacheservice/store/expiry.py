@@ -1,50 +1,70 @@
-"""Which entries are due to be removed when."""
+"""Which entries of a segment die soon."""
 
 from __future__ import annotations
 
-TICK_MS = 1_000
+from collections.abc import Iterable
+from itertools import islice
+
+from cacheservice.store.entry import dead_at, dead_before
+
+TICK_MS = 2_000
+HORIZON_MS = 128_000
+REFRESH_MS = 8_000
+"""How long before the horizon is reached the index is to be made again."""
 
 
-class ExpiryIndex:
-    """Keys by the second in which they die: a calendar queue (Brown, CACM 1988) with exact removal.
+class NearExpiry:
+    """Keys by the tick in which they die, as far as the next two minutes go (a calendar queue: Brown,
+    CACM 1988).
 
-    A key stands in at most one bucket. Adding and removing are O(1); `due` costs as much as it yields.
+    An entry that lives longer costs nothing here: somebody has to look at all entries before the horizon
+    comes near, and `refresh` from what was found.
     """
 
+    __slots__ = ("_buckets", "horizon", "limit")
+
     def __init__(self, now: int) -> None:
-        self._buckets: dict[int, set[str]] = {}
-        self._next_tick = now // TICK_MS
+        self._buckets: dict[int, dict[str, None]] = {}
+        self._set_horizon(now)
 
-    def add(self, key: str, dead_at: int) -> None:
-        """Notes that `key` dies at `dead_at` ms (not 0)."""
-        tick = dead_at // TICK_MS
-        self._next_tick = min(self._next_tick, tick)
+    def is_outdated(self, now: int) -> bool:
+        return now >= self.horizon - REFRESH_MS
+
+    def refresh(self, entries: Iterable[tuple[str, bytes]], now: int) -> None:
+        """Takes note of all `entries` of the segment that die before the horizon, which is set anew."""
+        self._set_horizon(now)
+        limit = self.limit
+        for key, packed in [item for item in entries if item[1] < limit]:
+            self.add(key, packed)
+
+    def add(self, key: str, packed: bytes) -> None:
+        """Takes note of an entry, which must be less than `limit`."""
+        tick = dead_at(packed) // TICK_MS
         bucket = self._buckets.get(tick)
         if bucket is None:
-            self._buckets[tick] = {key}
+            self._buckets[tick] = {key: None}
         else:
-            bucket.add(key)
+            bucket[key] = None
 
-    def remove(self, key: str, dead_at: int) -> None:
-        """Forgets `key`, which was added with `dead_at`."""
-        tick = dead_at // TICK_MS
+    def remove(self, key: str, packed: bytes) -> None:
+        """Forgets an entry, which must be less than `limit`."""
+        tick = dead_at(packed) // TICK_MS
         bucket = self._buckets.get(tick)
-        if bucket is None:
-            return
-        bucket.discard(key)
-        if not bucket:
-            del self._buckets[tick]
+        if bucket is not None:
+            bucket.pop(key, None)
+            if not bucket:
+                del self._buckets[tick]
 
     def due(self, now: int, limit: int) -> list[str]:
-        """Takes out up to `limit` keys that have died by `now`, to the tick; fewer when there are no more."""
-        taken: list[str] = []
-        while self._next_tick < now // TICK_MS and len(taken) < limit:
-            bucket = self._buckets.get(self._next_tick)
-            if bucket is None:
-                self._next_tick += 1
-                continue
-            while bucket and len(taken) < limit:
-                taken.append(bucket.pop())
-            if not bucket:
-                del self._buckets[self._next_tick]
-        return taken
+        """Up to `limit` keys whose tick is over. They stay until they are removed."""
+        keys: list[str] = []
+        for tick, bucket in self._buckets.items():
+            if tick < now // TICK_MS:
+                keys += islice(bucket, limit - len(keys))
+                if len(keys) == limit:
+                    break
+        return keys
+
+    def _set_horizon(self, now: int) -> None:
+        self.horizon = (now + HORIZON_MS) // TICK_MS * TICK_MS
+        self.limit = dead_before(self.horizon)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+from cacheservice.store.queue import EntryQueue
 
 
 class FIFO:
@@ -12,21 +13,39 @@ class FIFO:
     Every operation is O(1).
     """
 
-    def __init__(self) -> None:
-        self._entries: OrderedDict[str, bytes] = OrderedDict()
-        self.get = self.peek = self._entries.get
+    __slots__ = ("_queue",)
 
-    def put(self, key: str, packed: bytes) -> None:
-        self._entries[key] = packed
+    def __init__(self) -> None:
+        self._queue = EntryQueue()
+
+    def get(self, key: str) -> bytes | None:
+        return self._queue.get(key)
+
+    def peek(self, key: str) -> bytes | None:
+        return self._queue.get(key)
+
+    def add(self, key: str, packed: bytes) -> None:
+        self._queue.append(key, packed)
+
+    def replace(self, key: str, packed: bytes) -> None:
+        self._queue.replace(key, packed)
 
     def pop(self, key: str) -> bytes | None:
-        return self._entries.pop(key, None)
+        return self._queue.pop(key)
 
     def evict(self) -> tuple[str, bytes]:
-        return self._entries.popitem(last=False)
+        return self._queue.popleft()
+
+    def split(self, goes: Callable[[str], bool]) -> FIFO:
+        other = FIFO()
+        other._queue = self._queue.split(goes)
+        return other
+
+    def compact(self) -> None:
+        self._queue.compact()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._queue)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+    def items(self) -> Iterator[tuple[str, bytes]]:
+        return self._queue.items()

@@ -2,35 +2,54 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+from cacheservice.store.queue import EntryQueue
 
 
 class LRU:
     """Gives up the entry whose last use is longest ago. Every operation is O(1)."""
 
+    __slots__ = ("_queue",)
+
     def __init__(self) -> None:
-        self._entries: OrderedDict[str, bytes] = OrderedDict()
-        self.peek = self._entries.get
+        self._queue = EntryQueue()
 
     def get(self, key: str) -> bytes | None:
-        packed = self._entries.get(key)
+        queue = self._queue
+        packed = queue.newer.pop(key, None) or queue.oldest.pop(key, None)
         if packed is not None:
-            self._entries.move_to_end(key)
+            queue.newer[key] = packed
         return packed
 
-    def put(self, key: str, packed: bytes) -> None:
-        self._entries[key] = packed
-        self._entries.move_to_end(key)
+    def peek(self, key: str) -> bytes | None:
+        queue = self._queue
+        return queue.newer.get(key) or queue.oldest.get(key)
+
+    def add(self, key: str, packed: bytes) -> None:
+        self._queue.newer[key] = packed
+
+    def replace(self, key: str, packed: bytes) -> None:
+        self._queue.pop(key)
+        self._queue.newer[key] = packed
 
     def pop(self, key: str) -> bytes | None:
-        return self._entries.pop(key, None)
+        return self._queue.pop(key)
 
     def evict(self) -> tuple[str, bytes]:
-        return self._entries.popitem(last=False)
+        queue = self._queue
+        return queue.oldest.popitem() if queue.oldest else queue.popleft()
+
+    def split(self, goes: Callable[[str], bool]) -> LRU:
+        other = LRU()
+        other._queue = self._queue.split(goes)
+        return other
+
+    def compact(self) -> None:
+        self._queue.compact()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._queue)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+    def items(self) -> Iterator[tuple[str, bytes]]:
+        return self._queue.items()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol, Self
 
 
 class EvictionPolicy(Protocol):
     """Holds the entries and their order, since for most policies the two are one structure.
 
     It knows neither bytes nor time: the store decides when something must go, the policy decides what.
+    A packed entry is never empty.
     """
 
     def get(self, key: str) -> bytes | None:
@@ -20,8 +21,12 @@ class EvictionPolicy(Protocol):
         """The entry, not noted as used."""
         ...
 
-    def put(self, key: str, packed: bytes) -> None:
-        """Adds or replaces the entry; replacing one counts as a use of it."""
+    def add(self, key: str, packed: bytes) -> None:
+        """Adds an entry whose key is not here."""
+        ...
+
+    def replace(self, key: str, packed: bytes) -> None:
+        """Gives an entry that is here a new content, which counts as a use."""
         ...
 
     def pop(self, key: str) -> bytes | None:
@@ -32,8 +37,16 @@ class EvictionPolicy(Protocol):
         """Removes and returns the entry that is worth least. KeyError when empty."""
         ...
 
+    def split(self, goes: Callable[[str], bool]) -> Self:
+        """Moves the entries whose key `goes`, and what is known of their use, into a policy of their own."""
+        ...
+
+    def compact(self) -> None:
+        """Moves keys and small entries to memory of today, so that what lies around them can be freed."""
+        ...
+
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[str]:
-        """The keys, in no particular order."""
+    def items(self) -> Iterator[tuple[str, bytes]]:
+        """Keys and entries, in no particular order. Nothing must be changed meanwhile."""
         ...

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Self
 
-SMALL_SHARE = 10
-"""The small queue holds one entry in so many."""
+from cacheservice.store.ghosts import Ghosts, fingerprint
+from cacheservice.store.queue import EntryQueue
+
+SMALL_SHARE = 0.1
+"""The part of the entries that the small queue holds."""
 ENOUGH_USES = 2
 """Uses in the small queue that earn a place in the main queue."""
 MOST_USES = 3
@@ -19,73 +23,94 @@ class S3FIFO:
     New entries enter a small queue. What has been used enough when its turn comes goes on to the main
     queue, the rest is given up, but remembered: if it comes again soon it enters the main queue at once.
     There, what has been used since its last turn gets another. Reads move nothing. `evict` is amortised
-    O(1), everything else O(1); the memory of keys given up is bounded by the number of entries.
+    O(1), everything else O(1).
     """
 
+    __slots__ = ("_ghosts", "_main", "_share", "_small", "_uses")
+
     def __init__(self) -> None:
-        self._small: OrderedDict[str, bytes] = OrderedDict()
-        self._main: OrderedDict[str, bytes] = OrderedDict()
-        self._ghosts: OrderedDict[str, None] = OrderedDict()
+        self._small = EntryQueue()
+        self._main = EntryQueue()
         self._uses: dict[str, int] = {}
+        self._ghosts = Ghosts()
+        self._share = SMALL_SHARE
 
     def get(self, key: str) -> bytes | None:
-        packed = self.peek(key)
+        main, small = self._main, self._small
+        packed = main.newer.get(key) or small.newer.get(key) or main.oldest.get(key) or small.oldest.get(key)
         if packed is not None:
-            self._use(key)
+            uses = self._uses.get(key, 0)
+            if uses < MOST_USES:
+                self._uses[key] = uses + 1
         return packed
 
     def peek(self, key: str) -> bytes | None:
-        packed = self._main.get(key)
-        return self._small.get(key) if packed is None else packed
+        main, small = self._main, self._small
+        return main.newer.get(key) or small.newer.get(key) or main.oldest.get(key) or small.oldest.get(key)
 
-    def put(self, key: str, packed: bytes) -> None:
-        if key in self._main:
-            self._main[key] = packed
-            self._use(key)
-        elif key in self._small:
-            self._small[key] = packed
-            self._use(key)
-        elif key in self._ghosts:
-            del self._ghosts[key]
-            self._main[key] = packed
-        else:
-            self._small[key] = packed
+    def add(self, key: str, packed: bytes) -> None:
+        queue = self._main if self._comes_again(key) else self._small
+        queue.newer[key] = packed
+
+    def replace(self, key: str, packed: bytes) -> None:
+        main, small = self._main, self._small
+        for part in (main.newer, small.newer, main.oldest, small.oldest):
+            if key in part:
+                part[key] = packed
+                break
+        self._uses[key] = min(self._uses.get(key, 0) + 1, MOST_USES)
 
     def pop(self, key: str) -> bytes | None:
         self._uses.pop(key, None)
-        packed = self._main.pop(key, None)
-        return self._small.pop(key, None) if packed is None else packed
+        return self._main.pop(key) or self._small.pop(key)
 
     def evict(self) -> tuple[str, bytes]:
+        small, main = self._small, self._main
         while True:
-            if self._small and len(self._small) * SMALL_SHARE >= len(self):
-                key, packed = self._small.popitem(last=False)
+            in_small = len(small.newer) + len(small.oldest)
+            in_main = len(main.newer) + len(main.oldest)
+            if in_small and (in_small >= self._share * (in_small + in_main) or not in_main):
+                key, packed = small.oldest.popitem() if small.oldest else small.popleft()
                 if self._uses.pop(key, 0) < ENOUGH_USES:
-                    self._remember(key)
+                    self._ghosts.add(fingerprint(key), in_main)
                     return key, packed
-                self._main[key] = packed
+                main.newer[key] = packed
             else:
-                key, packed = self._main.popitem(last=False)
+                key, packed = main.oldest.popitem() if main.oldest else main.popleft()
                 uses = self._uses.pop(key, 0)
                 if not uses:
+                    self._left_main(key)
                     return key, packed
-                self._main[key] = packed
+                main.newer[key] = packed
                 if uses > 1:
                     self._uses[key] = uses - 1
+
+    def split(self, goes: Callable[[str], bool]) -> Self:
+        other = type(self)()
+        other._small = self._small.split(goes)
+        other._main = self._main.split(goes)
+        other._uses = {key: uses for key, uses in self._uses.items() if goes(key)}
+        self._uses = {key: uses for key, uses in self._uses.items() if key not in other._uses}
+        other._ghosts = self._ghosts.copy()
+        other._share = self._share
+        return other
+
+    def compact(self) -> None:
+        self._small.compact()
+        self._main.compact()
+        uses = self._uses
+        self._uses = {key: uses[key] for key, _ in self.items() if key in uses}
 
     def __len__(self) -> int:
         return len(self._small) + len(self._main)
 
-    def __iter__(self) -> Iterator[str]:
-        yield from self._small
-        yield from self._main
+    def items(self) -> Iterator[tuple[str, bytes]]:
+        return chain(self._small.items(), self._main.items())
 
-    def _use(self, key: str) -> None:
-        uses = self._uses.get(key, 0)
-        if uses < MOST_USES:
-            self._uses[key] = uses + 1
+    def _comes_again(self, key: str) -> bool:
+        """Whether the key, which is not here, was given up so lately that it belongs into the main queue."""
+        main = self._main
+        return self._ghosts.take(fingerprint(key), len(main.newer) + len(main.oldest))
 
-    def _remember(self, key: str) -> None:
-        self._ghosts[key] = None
-        while len(self._ghosts) > max(1, len(self._main)):
-            self._ghosts.popitem(last=False)
+    def _left_main(self, key: str) -> None:
+        """The key was given up after a time in the main queue."""

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from sys import getsizeof
 
-from cacheservice.errors import EntryTooLarge
-from cacheservice.store.entry import Entry, dead_at, pack, unpack
-from cacheservice.store.expiry import ExpiryIndex
+from cacheservice.errors import EntryTooLarge, Overloaded, ResourceExhausted
+from cacheservice.store.adaptive import Adaptive
+from cacheservice.store.cost import cost_in_bytes
+from cacheservice.store.curve import HitRatioCurve
+from cacheservice.store.entry import FLAGS, dead_before
 from cacheservice.store.fifo import FIFO
 from cacheservice.store.lfu import LFU
 from cacheservice.store.lru import LRU
 from cacheservice.store.policy import EvictionPolicy
 from cacheservice.store.s3fifo import S3FIFO
+from cacheservice.store.segment import HASH_BITS, MAX_ENTRIES, Segment
 
 POLICIES: dict[str, Callable[[], EvictionPolicy]] = {
     "lru": LRU,
     "lfu": LFU,
     "fifo": FIFO,
     "s3fifo": S3FIFO,
+    "adaptive": Adaptive,
 }
 
-ENTRY_OVERHEAD = {"lru": 246, "fifo": 243, "lfu": 415, "s3fifo": 453}
-"""Bytes that an entry costs beyond its key and its packed value: the policy's tables and the expiry index.
-
-Measured by benchmarks/memory.py with 700,000 entries that expire, each renewed twice, right after the
-tables have grown, which is when they are emptiest; a store that was never full costs some 100 less.
-"""
-
-_ASCII_STR_BYTES = getsizeof("")
-_WIDE_STR_BYTES = getsizeof("\U0001f4a1")
-_WIDEST_CHARACTER_BYTES = 4
+MAX_EVICTIONS = 1_000
+"""Entries that one step evicts at most: a millisecond or two."""
+MAX_OVERDRAFT = 32 << 20
+"""Bytes by which large entries may exceed the bound until `upkeep` has evicted enough small ones."""
+RETRY_MS = 100
+EXPIRED_AT_A_TIME = 500
 
 
 @dataclass(slots=True)
@@ -41,133 +40,354 @@ class StoreStats:
     hits: int = 0
     misses: int = 0
     sets: int = 0
+    written: int = 0
+    """Bytes that the entries written came to, overhead included."""
     deletes: int = 0
     evictions: int = 0
-    expirations: int = 0
+    """Entries removed to make room."""
+    expired_on_access: int = 0
+    expired_unseen: int = 0
+    """Entries removed after their time by the upkeep."""
+    invalidated: int = 0
+    """Entries removed by tag or prefix."""
+
+    @property
+    def expirations(self) -> int:
+        return self.expired_on_access + self.expired_unseen
 
 
-def key_bytes(key: str) -> int:
-    """What a key occupies, at most; a function of its text alone.
+_LAST_POSITION = (1 << HASH_BITS) - 1
 
-    `sys.getsizeof` is not: a str that is not ASCII grows when its UTF-8 form, once asked for, is kept in it.
-    """
-    if key.isascii():
-        return _ASCII_STR_BYTES + len(key)
-    return _WIDE_STR_BYTES + _WIDEST_CHARACTER_BYTES * len(key) + len(key.encode())
+Found = tuple[int, str, bytes]
+"""The position, the key and the packed entry of what a scan has found."""
+
+Usage = dict[str, tuple[float, float]]
+"""Entries and bytes by namespace."""
+
+SEGMENTS_COUNTED = 64
+"""A quarter of a million entries: enough to know the namespaces' shares to a tenth of a point."""
 
 
 class Store:
-    """At most `max_bytes` of entries (and at most `max_entries`, when given), chosen by `policy`.
+    """At most `max_bytes` of entries, chosen by `policy`.
 
-    `now` is always the clock's now_ms. No operation blocks or does I/O; each is O(1) plus the evictions
-    that it causes. The caller collects the expired entries by `collect_expired` now and then; until then
-    they occupy memory, but are never returned.
+    `now` is always the clock's now_ms, and a packed entry one made by `pack`. No operation blocks or does
+    I/O; each is O(1) plus the evictions that it causes, but for the iterators, whose steps are bounded
+    instead. The caller calls `upkeep` often.
+
+    The table is split into segments by the first bits of a key's hash, as extendible hashing does (Fagin,
+    Nievergelt, Pippenger and Strong, ACM TODS 1979), so that no step has to do with all of it.
     """
 
     def __init__(
-        self, max_bytes: int, policy: str = "lru", *, now: int, max_entries: int | None = None
+        self,
+        max_bytes: int,
+        policy: str = "lru",
+        *,
+        now: int,
+        cost: Callable[[str, bytes], int] | None = None,
     ) -> None:
         self.max_bytes = max_bytes
+        self.limit = max_bytes
+        """What the entries may occupy at present: max_bytes, or less while the process is too large."""
         self.policy = policy
         self.stats = StoreStats()
+        self.parts: Mapping[str, Store] = {"": self}
+        """As of PartitionedStore: this store is for all namespaces."""
         self.bytes = 0
-        self._max_entries = max_entries
-        self._entries = POLICIES[policy]()
-        self._overhead = ENTRY_OVERHEAD[policy]
-        self._expiry = ExpiryIndex(now)
+        self._cost = cost or cost_in_bytes(policy)
+        self.curve = HitRatioCurve(POLICIES[policy], max_bytes, self._cost)
+        self._segments = [Segment(POLICIES[policy](), now)]
+        self._shift = HASH_BITS
+        self._rotor = 0
+        self._now = -1
+        self._dead = b""
 
-    def get(self, key: str, now: int) -> Entry | None:
+    def get(self, key: str, now: int) -> bytes | None:
         """The entry, fresh or stale; counts as a use and as a hit or miss."""
-        packed = self._entries.get(key)
-        if packed is not None:
-            entry = unpack(packed)
-            if entry.is_served(now):
-                self.stats.hits += 1
-                return entry
-            self._drop_expired(key)
-        self.stats.misses += 1
-        return None
-
-    def peek(self, key: str, now: int) -> Entry | None:
-        """The entry, fresh or stale; counts as nothing."""
-        packed = self._entries.peek(key)
+        position = hash(key)
+        segment = self._segments[position >> self._shift]
+        packed = segment.policy.get(key)
+        if packed is not None and packed < (self._dead if now == self._now else self._dead_by(now)):
+            self._remove(segment, key)
+            self.stats.expired_on_access += 1
+            packed = None
+        if position < self.curve.below:
+            self.curve.get(key, packed, now)
         if packed is None:
-            return None
-        entry = unpack(packed)
-        return entry if entry.is_served(now) else None
+            self.stats.misses += 1
+        else:
+            self.stats.hits += 1
+        return packed
 
-    def set(self, key: str, entry: Entry) -> None:
+    def get_many(self, keys: Sequence[str], now: int) -> list[bytes | None]:
+        """`get` of each key, in order."""
+        segments, shift, dead = self._segments, self._shift, self._dead_by(now)
+        found = [segments[hash(key) >> shift].policy.get(key) for key in keys]
+        misses = 0
+        for position, packed in enumerate(found):
+            if packed is None:
+                misses += 1
+            elif packed < dead:
+                key = keys[position]
+                found[position] = None
+                misses += 1
+                if self._remove(segments[hash(key) >> shift], key) is not None:
+                    self.stats.expired_on_access += 1
+        self.stats.misses += misses
+        self.stats.hits += len(keys) - misses
+        sampled = self.curve.below
+        for position, key in enumerate(keys):
+            if hash(key) < sampled:
+                self.curve.get(key, found[position], now)
+        return found
+
+    def peek(self, key: str, now: int) -> bytes | None:
+        """The entry, fresh or stale; counts as nothing."""
+        packed = self._segments[hash(key) >> self._shift].policy.peek(key)
+        return packed if packed is not None and packed >= self._dead_by(now) else None
+
+    def set(self, key: str, packed: bytes) -> None:
         """Adds or replaces the entry, evicting what it needs room for.
 
-        EntryTooLarge when the store could not hold it even alone; nothing changes then.
+        EntryTooLarge when the store could not hold it even alone, and Overloaded when there is more to
+        evict for this and other large entries than one step may do; it is not stored then.
         """
-        packed = pack(entry)
         cost = self._cost(key, packed)
         if cost > self.max_bytes:
-            raise EntryTooLarge(
-                f"an entry of {cost:,} bytes does not fit a store of {self.max_bytes:,} bytes",
-                field="value",
-                bound=f"at most {self.max_bytes} bytes with key and overhead",
-            )
-        replaced = self._entries.peek(key)
-        if replaced is not None:
-            self._forget(key, replaced)
-        # The policy keeps the replaced entry's place (and holds it while others go), so that a new
-        # value is a use of the entry and not a new entry.
-        while self.bytes + cost > self.max_bytes or self._is_full(adding=replaced is None):
-            victim, packed_victim = self._entries.evict()
-            self.stats.evictions += 1
-            if victim == key:
-                replaced = None
-            else:
-                self._forget(victim, packed_victim)
-        self._entries.put(key, packed)
+            raise _too_large(cost, self.max_bytes)
+        position = hash(key)
+        segment = self._segments[position >> self._shift]
+        policy = segment.policy
+        replaced = policy.peek(key)
+        if self.bytes + cost > self.limit:
+            # The policy keeps the replaced entry's place (and holds it while others go), so that a new
+            # value is a use of the entry and not a new entry.
+            extra = cost if replaced is None else cost - self._cost(key, replaced)
+            if self.bytes + extra > self.limit:
+                left = self._make_room(extra, segment, MAX_EVICTIONS)
+                if replaced is not None and policy.peek(key) is None:
+                    replaced = None
+                    self._make_room(cost, segment, left)
+        if replaced is None:
+            policy.add(key, packed)
+        else:
+            self._strike(segment, key, replaced)
+            policy.replace(key, packed)
+        segment.count += 1
         self.bytes += cost
-        if entry.dead_at:
-            self._expiry.add(key, entry.dead_at)
+        segment.bytes += cost
+        if packed < segment.expiry.limit or packed[FLAGS]:
+            segment.index(key, packed)
         self.stats.sets += 1
+        self.stats.written += cost
+        if position < self.curve.below:
+            self.curve.set(key, packed, is_new=replaced is None)
+        if segment.count > MAX_ENTRIES:
+            self._split(segment, key)
 
     def delete(self, key: str) -> bool:
         """Removes the entry; False when there was none."""
-        packed = self._entries.pop(key)
-        if packed is None:
+        if self._remove(self._segments[hash(key) >> self._shift], key) is None:
             return False
-        self._forget(key, packed)
+        if hash(key) < self.curve.below:
+            self.curve.delete(key)
         self.stats.deletes += 1
         return True
 
-    def collect_expired(self, now: int, limit: int) -> int:
-        """Removes up to `limit` dead entries, to the second. Fewer than `limit`: none are left."""
-        keys = self._expiry.due(now, limit)
-        for key in keys:
-            packed = self._entries.pop(key)
-            if packed is not None:
-                self.bytes -= self._cost(key, packed)
-        self.stats.expirations += len(keys)
-        return len(keys)
+    def set_many(self, entries: Sequence[tuple[str, bytes]]) -> list[ResourceExhausted | None]:
+        """`set` of each key and packed entry; in order, what was raised for it."""
+        refused: list[ResourceExhausted | None] = []
+        for key, packed in entries:
+            try:
+                self.set(key, packed)
+            except ResourceExhausted as error:
+                refused.append(error)
+            else:
+                refused.append(None)
+        return refused
+
+    def delete_many(self, keys: Sequence[str]) -> list[bool]:
+        """`delete` of each key, in order."""
+        return [self.delete(key) for key in keys]
+
+    def upkeep(self, now: int) -> bool:
+        """Does one slice, of a millisecond or two, of what is due; True when more of it waits.
+
+        It evicts what a large entry still needs room for, removes expired entries, and looks ahead for
+        those that expire soon. To be called at least every second.
+        """
+        if self.bytes > self.limit:
+            self._make_room(0, self._segments[0], MAX_EVICTIONS)
+            return True
+        segments = self._segments
+        for step in range(len(segments)):
+            segment = segments[(self._rotor + step) % len(segments)]
+            due = segment.expiry.due(now, EXPIRED_AT_A_TIME)
+            if due:
+                for key in due:
+                    self._remove(segment, key)
+                self.stats.expired_unseen += len(due)
+            elif segment.expiry.is_outdated(now):
+                segment.expiry.refresh(segment.policy.items(), now)
+            else:
+                continue
+            self._rotor = (self._rotor + step) % len(segments)
+            return True
+        return False
+
+    def compact(self) -> Iterator[None]:
+        """Moves keys and small entries together in memory, a segment at each step."""
+        for segment in self._each_segment():
+            segment.policy.compact()
+            yield
+
+    def invalidate_tag(self, tag: str) -> Iterator[int]:
+        """Removes the entries with `tag`; each step looks at one segment, and tells how many it removed.
+
+        A step costs a look-up, and as much as a delete for each entry removed.
+        """
+        for segment in self._each_segment():
+            yield self._invalidate(segment, segment.tags.keys(tag))
+
+    def invalidate_prefix(self, prefix: str) -> Iterator[int]:
+        """Removes the entries whose key begins with `prefix`; each step tells how many it removed.
+
+        A step looks at one segment, at every key in it.
+        """
+        for segment in self._each_segment():
+            keys = [key for key, _ in segment.policy.items() if key.startswith(prefix)]
+            yield self._invalidate(segment, keys)
+
+    def scan(self, prefix: str, now: int, start: int = 0) -> Iterator[tuple[int, list[Found]]]:
+        """The entries whose key begins with `prefix`, in the order of their hashes, from position `start`.
+
+        Each step looks at one segment, and gives what it found there and the position after that. What is
+        there all the time is found exactly once, whatever else changes, also when a later scan goes on
+        from that position, or from behind that of one of the entries.
+        """
+        while start <= _LAST_POSITION:
+            segment = self._segments[start >> self._shift]
+            end = (start >> HASH_BITS - segment.depth) + 1 << HASH_BITS - segment.depth
+            dead = self._dead_by(now)
+            found = [
+                (_position(key), key, packed)
+                for key, packed in segment.policy.items()
+                if packed >= dead and key.startswith(prefix) and _position(key) >= start
+            ]
+            found.sort()
+            yield end, found
+            start = end
+
+    def usage(self) -> Iterator[Usage]:
+        """Entries and bytes by namespace: the sum of what each step finds in a segment.
+
+        With more than SEGMENTS_COUNTED segments so many are looked at and the result is scaled.
+        """
+        segments = list(self._each_segment())
+        counted = segments[:: -(-len(segments) // SEGMENTS_COUNTED)]
+        scale = len(segments) / len(counted)
+        for segment in counted:
+            found: dict[str, list[float]] = {}
+            for key, packed in segment.policy.items():
+                namespace, colon, _ = key.partition(":")
+                tally = found.setdefault(namespace if colon else "", [0.0, 0.0])
+                tally[0] += scale
+                tally[1] += scale * self._cost(key, packed)
+            yield {namespace: (entries, size) for namespace, (entries, size) in found.items()}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return sum(segment.count for segment in self._each_segment())
 
     def __iter__(self) -> Iterator[str]:
-        """The keys, dead ones not yet collected included, in no particular order."""
-        return iter(self._entries)
+        """The keys, expired ones not yet removed included, in no particular order."""
+        for segment in self._each_segment():
+            yield from [key for key, _ in segment.policy.items()]
 
-    def _is_full(self, *, adding: bool) -> bool:
-        return self._max_entries is not None and len(self._entries) + adding > self._max_entries
+    def _dead_by(self, now: int) -> bytes:
+        """What the entries that are dead at `now` are less than."""
+        if now != self._now:
+            self._now = now
+            self._dead = dead_before(now + 1)
+        return self._dead
 
-    def _cost(self, key: str, packed: bytes) -> int:
-        return key_bytes(key) + getsizeof(packed) + self._overhead
+    def _each_segment(self) -> Iterator[Segment]:
+        """Every segment once; where one is split meanwhile, both halves."""
+        position = 0
+        while position <= _LAST_POSITION:
+            segment = self._segments[position >> self._shift]
+            yield segment
+            position += 1 << HASH_BITS - segment.depth
 
-    def _forget(self, key: str, packed: bytes) -> None:
-        """Takes an entry off the books that has left the table, or is about to be replaced in it."""
-        self.bytes -= self._cost(key, packed)
-        due = dead_at(packed)
-        if due:
-            self._expiry.remove(key, due)
-
-    def _drop_expired(self, key: str) -> None:
-        packed = self._entries.pop(key)
+    def _remove(self, segment: Segment, key: str) -> bytes | None:
+        packed = segment.policy.pop(key)
         if packed is not None:
-            self._forget(key, packed)
-            self.stats.expirations += 1
+            self._strike(segment, key, packed)
+        return packed
+
+    def _strike(self, segment: Segment, key: str, packed: bytes) -> None:
+        """Takes an entry off the books that has left the table."""
+        cost = self._cost(key, packed)
+        self.bytes -= cost
+        segment.bytes -= cost
+        segment.count -= 1
+        if packed < segment.expiry.limit or packed[FLAGS]:
+            segment.unindex(key, packed)
+
+    def _invalidate(self, segment: Segment, keys: list[str]) -> int:
+        for key in keys:
+            self._remove(segment, key)
+            if hash(key) < self.curve.below:
+                self.curve.delete(key)
+        self.stats.invalidated += len(keys)
+        return len(keys)
+
+    def _make_room(self, extra: int, segment: Segment, most: int) -> int:
+        """Evicts until `extra` bytes fit, from `segment` and its fellows, but no more than `most` entries.
+
+        Returns how many of those are left.
+
+        Of two segments the fuller one has to give: the one that grows, and another in turn. That keeps
+        them as equal as the balls in bins of Azar et al. ("Balanced Allocations", STOC 1994).
+        """
+        before = self.bytes
+        segments = self._segments
+        for evicted in range(most):
+            if self.bytes + extra <= self.limit or not self.bytes:
+                return most - evicted
+            self._rotor = (self._rotor + 1) % len(segments)
+            other = segments[self._rotor]
+            fuller = other if other.bytes << other.depth > segment.bytes << segment.depth else segment
+            if fuller.count:
+                victim, packed = fuller.policy.evict()
+                self._strike(fuller, victim, packed)
+                self.stats.evictions += 1
+        overdraft = self.bytes + extra - self.limit
+        if overdraft > MAX_OVERDRAFT and extra > before - self.bytes:
+            raise Overloaded(
+                f"the store has yet to make room for {overdraft:,} bytes", retry_after_ms=str(RETRY_MS)
+            )
+        return 0
+
+    def _split(self, segment: Segment, key: str) -> None:
+        """Gives half of the segment, which `key` belongs to, to a new one."""
+        if HASH_BITS - segment.depth == self._shift:
+            self._segments = [each for each in self._segments for _ in range(2)]
+            self._shift -= 1
+        upper = segment.split(self._cost)
+        span = 1 << HASH_BITS - segment.depth - self._shift
+        first = (_position(key) >> self._shift) // (2 * span) * 2 * span
+        self._segments[first + span : first + 2 * span] = [upper] * span
+
+
+def _position(key: str) -> int:
+    """The place of the key in the order of the hashes, from 0 to 2**64 - 1."""
+    return hash(key) & _LAST_POSITION
+
+
+def _too_large(cost: int, max_bytes: int) -> EntryTooLarge:
+    return EntryTooLarge(
+        f"an entry of {cost:,} bytes does not fit a store of {max_bytes:,} bytes",
+        field="value",
+        bound=f"at most {max_bytes} bytes with key and overhead",
+    )

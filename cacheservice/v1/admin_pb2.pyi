@@ -115,6 +115,8 @@ class StatsResponse(_message.Message):
     REFUSED_FIELD_NUMBER: _builtins.int
     TOMBSTONES_FIELD_NUMBER: _builtins.int
     HINTS_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    NAMESPACES_FIELD_NUMBER: _builtins.int
     RING_EPOCH_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node."""
@@ -127,7 +129,7 @@ class StatsResponse(_message.Message):
     max_bytes: _builtins.int
     """The bound of that, in bytes."""
     policy: _builtins.str
-    """The eviction policy."""
+    """The eviction policy of the keys without a share of their own."""
     hits: _builtins.int
     """Reads of this store that found a fresh or stale entry."""
     misses: _builtins.int
@@ -154,6 +156,16 @@ class StatsResponse(_message.Message):
     """Writes that replicas missed and have yet to be told of."""
     ring_epoch: _builtins.int
     """The called node's ring epoch."""
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___StorePart]:
+        """The store's parts: one for each namespace with a share of its own, and one for all other keys."""
+
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamespaceUsage]:
+        """The hundred largest namespaces, largest first, whether or not they have a share. Counted in a
+        sample of the entries when there are more than a quarter of a million.
+        """
+
     def __init__(
         self,
         *,
@@ -175,15 +187,149 @@ class StatsResponse(_message.Message):
         refused: _builtins.int = ...,
         tombstones: _builtins.int = ...,
         hints: _builtins.int = ...,
+        parts: _abc.Iterable[Global___StorePart] | None = ...,
+        namespaces: _abc.Iterable[Global___NamespaceUsage] | None = ...,
         ring_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "failovers", b"failovers", "forwarded", b"forwarded", "hints", b"hints", "hits", b"hits", "max_bytes", b"max_bytes", "misses", b"misses", "node_id", b"node_id", "policy", b"policy", "refused", b"refused", "replication_failures", b"replication_failures", "ring_epoch", b"ring_epoch", "sets", b"sets", "tombstones", b"tombstones", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "failovers", b"failovers", "forwarded", b"forwarded", "hints", b"hints", "hits", b"hits", "max_bytes", b"max_bytes", "misses", b"misses", "namespaces", b"namespaces", "node_id", b"node_id", "parts", b"parts", "policy", b"policy", "refused", b"refused", "replication_failures", b"replication_failures", "ring_epoch", b"ring_epoch", "sets", b"sets", "tombstones", b"tombstones", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatsResponse: _TypeAlias = StatsResponse  # noqa: Y015
+
+@_typing.final
+class StorePart(_message.Message):
+    """A part of the store, with its own bound and eviction policy, and counters since the node started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    SETS_FIELD_NUMBER: _builtins.int
+    DELETES_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
+    EXPIRED_ON_ACCESS_FIELD_NUMBER: _builtins.int
+    EXPIRED_UNSEEN_FIELD_NUMBER: _builtins.int
+    INVALIDATED_FIELD_NUMBER: _builtins.int
+    ESTIMATES_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace that it belongs to; empty for all keys whose namespace has no share."""
+    policy: _builtins.str
+    """Its eviction policy."""
+    entries: _builtins.int
+    """Entries in it, expired ones not yet removed included."""
+    bytes: _builtins.int
+    """What they occupy, keys and overhead included, in bytes."""
+    max_bytes: _builtins.int
+    """The bound of that, in bytes."""
+    hits: _builtins.int
+    """Reads that found a fresh or stale entry."""
+    misses: _builtins.int
+    """Reads that did not."""
+    sets: _builtins.int
+    """Writes taken."""
+    deletes: _builtins.int
+    """Entries removed by Delete."""
+    evictions: _builtins.int
+    """Entries removed to make room for others."""
+    expired_on_access: _builtins.int
+    """Entries removed when a read found them expired."""
+    expired_unseen: _builtins.int
+    """Entries removed after they had expired unread."""
+    invalidated: _builtins.int
+    """Entries removed by InvalidateTag and InvalidatePrefix."""
+    @_builtins.property
+    def estimates(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemoryEstimate]:
+        """What the hit ratio would be with another amount of memory, from a sample of the keys."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        entries: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        max_bytes: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        misses: _builtins.int = ...,
+        sets: _builtins.int = ...,
+        deletes: _builtins.int = ...,
+        evictions: _builtins.int = ...,
+        expired_on_access: _builtins.int = ...,
+        expired_unseen: _builtins.int = ...,
+        invalidated: _builtins.int = ...,
+        estimates: _abc.Iterable[Global___MemoryEstimate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "deletes", b"deletes", "entries", b"entries", "estimates", b"estimates", "evictions", b"evictions", "expired_on_access", b"expired_on_access", "expired_unseen", b"expired_unseen", "hits", b"hits", "invalidated", b"invalidated", "max_bytes", b"max_bytes", "misses", b"misses", "namespace", b"namespace", "policy", b"policy", "sets", b"sets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StorePart: _TypeAlias = StorePart  # noqa: Y015
+
+@_typing.final
+class MemoryEstimate(_message.Message):
+    """What a part of the store would do with more or less memory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACTOR_FIELD_NUMBER: _builtins.int
+    HIT_RATIO_FIELD_NUMBER: _builtins.int
+    factor: _builtins.float
+    """The memory, relative to max_bytes: 0.5 or 2."""
+    hit_ratio: _builtins.float
+    """The hit ratio of this part to expect, 0 to 1."""
+    def __init__(
+        self,
+        *,
+        factor: _builtins.float = ...,
+        hit_ratio: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "hit_ratio", b"hit_ratio"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryEstimate: _TypeAlias = MemoryEstimate  # noqa: Y015
+
+@_typing.final
+class NamespaceUsage(_message.Message):
+    """What a namespace occupies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace; empty for keys without one."""
+    entries: _builtins.int
+    """Its entries."""
+    bytes: _builtins.int
+    """What they occupy, keys and overhead included, in bytes."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        entries: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "entries", b"entries", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamespaceUsage: _TypeAlias = NamespaceUsage  # noqa: Y015
 
 @_typing.final
 class HotKeysRequest(_message.Message):

@@ -1445,7 +1445,7 @@ class EntryInfo(_message.Message):
     age_seconds: _builtins.float
     """Seconds since the value was written."""
     idle_seconds: _builtins.float
-    """Seconds since the entry was last read or written, as far as the eviction policy knows."""
+    """Seconds since the entry was last read or written; 0 when the eviction policy does not know."""
     stale_seconds: _builtins.float
     """Seconds past the time to live during which it is served as STALE."""
     load_seconds: _builtins.float

@@ -369,7 +369,9 @@ def test_the_embedded_cluster(tmp_path: Path) -> None:
             break
     assert lines[0].startswith("n1 ready at 127.0.0.1:")
     assert any("grpcurl -plaintext" in line for line in lines)
-    assert cli("members", "--target", f"127.0.0.1:{base}").stdout.count("alive") == 2
+    wait_until(
+        lambda: cli("members", "--target", f"127.0.0.1:{base}").stdout.count("alive") == 2, "both alive"
+    )
     child.send_signal(signal.SIGINT)
     assert child.wait(30) == 0
     child.stdout.close()

@@ -508,9 +508,6 @@ def test_a_field_out_of_bounds_is_named(
 @pytest.mark.parametrize(
     "rpc",
     [
-        "CacheService/Scan",
-        "CacheService/InvalidateTag",
-        "CacheService/InvalidatePrefix",
         "CacheService/Watch",
         "CacheService/Exchange",
         "ClusterService/WatchTopology",

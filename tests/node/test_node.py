@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from random import Random
 
 import pytest
 
@@ -34,7 +35,7 @@ from cacheservice.node.shard import Shard
 from cacheservice.node.transport import PeerUnreachable
 from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember
-from cacheservice.store import Entry, Store
+from cacheservice.store import Entry, Store, unpack
 
 NAMES = ("n1", "n2", "n3", "n4")
 RING = Ring([RingMember(name) for name in NAMES])
@@ -57,7 +58,7 @@ class Cluster:
         store = Store(1 << 16, now=self.clock.now_ms())
         return Node(
             NodeConfig(name),
-            Shard(name, store, self.clock, Namespaces()),
+            Shard(name, store, self.clock, Namespaces(), Random(1)),
             self.clock,
             _Transport(self, name),
             View(ring),
@@ -240,7 +241,7 @@ async def test_a_replica_gets_what_it_missed_once_it_answers(cluster: Cluster) -
     held = cluster.nodes["n3"].shard.store
     entry = held.peek(key, cluster.clock.now_ms())
     assert entry is not None
-    assert entry.value == b"newest"
+    assert unpack(entry).value == b"newest"
     assert held.peek(gone, cluster.clock.now_ms()) is None
 
 
@@ -270,7 +271,7 @@ async def test_a_write_of_an_owner_that_missed_one_outdoes_it_all_the_same(clust
     for name in ("n2", "n3"):
         entry = cluster.nodes[name].shard.store.peek(key, cluster.clock.now_ms())
         assert entry is not None
-        assert (entry.value, entry.version) == (b"later", answer.version)
+        assert unpack(entry)[:2] == (b"later", answer.version)
 
 
 async def test_writes_of_one_key_that_overtake_each_other_are_all_confirmed(cluster: Cluster) -> None:
@@ -287,7 +288,7 @@ async def test_writes_of_one_key_that_overtake_each_other_are_all_confirmed(clus
     for name in ("n2", "n3"):
         entry = cluster.nodes[name].shard.store.peek(key, cluster.clock.now_ms())
         assert entry is not None
-        assert (entry.value, entry.version) == (b"later", later.version)
+        assert unpack(entry)[:2] == (b"later", later.version)
 
 
 async def test_an_owner_that_is_new_has_what_the_others_hold(cluster: Cluster) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -26,14 +27,14 @@ from cacheservice.node.operations import (
     TouchResult,
 )
 from cacheservice.node.shard import MAX_TOMBSTONES, TOMBSTONE_MS, Shard
-from cacheservice.store import Entry, Store
+from cacheservice.store import Entry, Store, unpack
 
 
 class Fixture:
     def __init__(self, max_bytes: int = 1 << 20, namespaces: Namespaces | None = None) -> None:
         self.clock = ManualClock()
         store = Store(max_bytes, now=self.clock.now_ms())
-        self.shard = Shard("n1", store, self.clock, namespaces or Namespaces())
+        self.shard = Shard("n1", store, self.clock, namespaces or Namespaces(), Random(1))
 
     def do(self, operation: Operation) -> Result:
         return self.shard.apply(operation)[0]
@@ -137,7 +138,7 @@ def test_touch_moves_expiry_and_keeps_the_rest(at: Fixture) -> None:
     assert (found.value, found.ttl_ms, found.age_ms) == (b"v", 100, 1_800)
     entry = at.shard.store.peek("a", at.clock.now_ms())
     assert entry is not None
-    assert entry.tags == ("t",)
+    assert unpack(entry).tags == ("t",)
     assert at.do(Touch("missing", 5)) == TouchResult(False)
 
 
@@ -202,9 +203,29 @@ def test_ttl_policy_of_the_namespace() -> None:
         ("other", 0, 9_000),
         ("users:1", 10_000, 9_000),
         ("free:1", 0, 0),
+        ("free", 0, 9_000),
     ]:
         at.set(key, ttl_ms=asked)
         assert at.shard.get(Get(key)).ttl_ms == expected, key
+
+
+def test_jitter_spreads_times_to_live_below_what_was_asked() -> None:
+    at = Fixture(namespaces=Namespaces(NamespacePolicy(max_ttl_ms=50_000, ttl_jitter=0.2)))
+    lives = []
+    for number in range(1_000):
+        at.set(f"k{number}", ttl_ms=60_000)
+        lives.append(at.shard.get(Get(f"k{number}")).ttl_ms)
+    assert 40_000 <= min(lives) < 41_000
+    assert 49_000 < max(lives) <= 50_000
+    assert len(set(lives)) > 900
+    at.set("for ever", ttl_ms=0)
+    assert at.shard.get(Get("for ever")).ttl_ms > 0
+
+
+def test_an_entry_has_a_time_to_live_whatever_the_jitter() -> None:
+    policy = NamespacePolicy(ttl_jitter=0.9)
+    assert policy.ttl_ms(1, draw=0.999) == 1
+    assert policy.ttl_ms(0, draw=0.5) == 0
 
 
 def test_what_is_too_large_is_refused_and_changes_nothing() -> None:
@@ -235,7 +256,7 @@ def test_replicas_agree_whatever_the_order_in_which_changes_come(changes: list[C
             at.shard.merge(change)
             at.shard.merge(change)
         entry = at.shard.store.peek("a", at.clock.now_ms())
-        outcomes.add(entry and (entry.version, entry.value))
+        outcomes.add(entry)
     assert len(outcomes) == 1
 
 

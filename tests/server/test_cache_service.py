@@ -230,9 +230,6 @@ async def test_a_client_that_gives_up_in_mid_batch_leaves_nothing_behind(channel
 
 
 NOT_YET = [
-    (CacheServiceStub, "Scan", pb.ScanRequest()),
-    (CacheServiceStub, "InvalidateTag", pb.InvalidateTagRequest()),
-    (CacheServiceStub, "InvalidatePrefix", pb.InvalidatePrefixRequest()),
     (AdminServiceStub, "Drain", admin_pb2.DrainRequest()),
     (AdminServiceStub, "HotKeys", admin_pb2.HotKeysRequest()),
     (AdminServiceStub, "Snapshot", admin_pb2.SnapshotRequest()),

@@ -95,7 +95,7 @@ class SimNode:
         store = Store(1 << 30, now=clock.now_ms())
         self.node = Node(
             NodeConfig(node_id),
-            Shard(node_id, store, clock, Namespaces()),
+            Shard(node_id, store, clock, Namespaces(), Random(world.rng.random())),
             clock,
             self,
             View(self.ring),

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheservice.store.entry import Entry, dead_at, pack, unpack
+from cacheservice.store import Entry, pack, unpack, version_of
+from cacheservice.store.entry import FLAGS, MAX_TIME, dead_at, dead_before, tags_of
 
-TIMES = st.integers(0, 2**63)
+NEVER = 2**64 - 1
+TIMES = st.integers(0, 2**63 - 1)
+TAGS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 ENTRIES = st.builds(
     Entry,
     value=st.binary(max_size=64),
@@ -14,28 +18,56 @@ ENTRIES = st.builds(
     expires=TIMES,
     stale_ms=st.integers(0, 2**50),
     load_ms=st.integers(0, 2**50),
-    tags=st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)).map(
-        tuple
-    ),
+    tags=st.lists(TAGS).map(tuple),
 )
+NEAR = st.integers(1, 300)
+"""Times whose comparison may go wrong at the border of a byte."""
 
 
 @given(ENTRIES)
 def test_packing_loses_nothing(entry: Entry) -> None:
     packed = pack(entry)
     assert unpack(packed) == entry
-    assert dead_at(packed) == entry.dead_at
+    assert version_of(packed) == entry.version
+    assert tags_of(packed) == entry.tags
+    assert dead_at(packed) == (entry.expires + entry.stale_ms if entry.expires else NEVER)
 
 
-def test_a_plain_entry_costs_25_bytes_beside_its_value() -> None:
-    assert len(pack(Entry(b"x" * 100, 1, 2, 3))) == 125
+@given(ENTRIES, st.one_of(NEAR, TIMES))
+def test_one_comparison_tells_the_dead_from_the_living(entry: Entry, time: int) -> None:
+    packed = pack(entry)
+    assert (packed < dead_before(time)) is (dead_at(packed) < time)
+
+
+@given(value=st.binary(max_size=3), expires=NEAR, stale_ms=st.integers(0, 3))
+def test_an_entry_dies_at_the_end_of_its_stale_window_to_the_millisecond(
+    value: bytes, expires: int, stale_ms: int
+) -> None:
+    packed = pack(Entry(value, 1, 0, expires, stale_ms))
+    assert not packed < dead_before(expires + stale_ms)
+    assert packed < dead_before(expires + stale_ms + 1)
+
+
+def test_what_never_expires_is_not_dead_at_the_last_moment_there_is() -> None:
+    for entry in (Entry(b"", 1, 0), Entry(b"", 1, 0, stale_ms=50, tags=("a",))):
+        assert not pack(entry) < dead_before(MAX_TIME)
+        assert unpack(pack(entry)) == entry
+
+
+def test_the_latest_times_do_not_overflow() -> None:
+    entry = Entry(b"", 1, 0, expires=MAX_TIME, stale_ms=MAX_TIME - 2)
+    assert unpack(pack(entry)) == entry
+
+
+@pytest.mark.parametrize("value", [b"", b"\xff" * 9, b"x" * 100])
+def test_a_plain_entry_costs_25_bytes_beside_its_value(value: bytes) -> None:
+    packed = pack(Entry(value, 1, 2, 3))
+    assert len(packed) == 25 + len(value)
+    assert packed[FLAGS] == 0
 
 
 def test_freshness() -> None:
     entry = Entry(b"", 1, created=0, expires=100, stale_ms=50)
     assert entry.is_fresh(99)
     assert not entry.is_fresh(100)
-    assert entry.dead_at == 150
-    for_ever = Entry(b"", 1, created=0, stale_ms=50)
-    assert for_ever.is_fresh(10**15)
-    assert for_ever.dead_at == 0
+    assert Entry(b"", 1, created=0, stale_ms=50).is_fresh(10**15)

@@ -1,0 +1,84 @@
+"""What concerns many keys of this node at once: in slices, with other work between them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cacheservice.clock import Clock
+from cacheservice.store import Entry, PartitionedStore, Store, unpack
+
+SEGMENTS_PER_PAGE = 32
+"""What a page of a scan looks through at most, some hundred thousand keys, when few begin with the prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a page may hold; it has one entry at least, whatever that one's size."""
+
+    entries: int
+    value_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the entries that a scan has found, and the position to go on from; None at the end."""
+
+    entries: list[tuple[str, Entry]]
+    next_position: int | None
+    now: int
+    """The moment of the scan, as of Clock.now_ms."""
+
+
+class Sweeps:
+    """Invalidations, scans and counts of what is here. A slice takes a millisecond or two."""
+
+    def __init__(self, store: Store | PartitionedStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def invalidate_tag(self, tag: str) -> int:
+        """Removes the entries with the tag, and tells how many; costs as much as that many deletes."""
+        return await _sum(self._store.invalidate_tag(tag))
+
+    async def invalidate_prefix(self, prefix: str) -> int:
+        """Removes the entries whose key begins with the prefix, and tells how many; looks at every key."""
+        return await _sum(self._store.invalidate_prefix(prefix))
+
+    async def scan(self, prefix: str, start: int, limits: Limits) -> Page:
+        """Entries whose key begins with the prefix, from a position on; 0 is the first."""
+        entries: list[tuple[str, Entry]] = []
+        size = 0
+        now = self._clock.now_ms()
+        steps = self._store.scan(prefix, now, start)
+        for looked_through, (end, found) in enumerate(steps, 1):
+            for position, key, packed in found:
+                size += len(packed)
+                if len(entries) == limits.entries or (entries and size > limits.value_bytes):
+                    return Page(entries, position, now)
+                entries.append((key, unpack(packed)))
+            if looked_through == SEGMENTS_PER_PAGE:
+                return Page(entries, end, now)
+            await asyncio.sleep(0)
+        return Page(entries, None, now)
+
+    async def usage(self) -> dict[str, tuple[int, int]]:
+        """Entries and bytes by namespace; "" stands for keys without one."""
+        entries: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
+        for found in self._store.usage():
+            for namespace, (count, size) in found.items():
+                entries[namespace] += round(count)
+                sizes[namespace] += round(size)
+            await asyncio.sleep(0)
+        return {namespace: (entries[namespace], size) for namespace, size in sizes.most_common()}
+
+
+async def _sum(steps: Iterator[int]) -> int:
+    total = 0
+    for removed in steps:
+        total += removed
+        await asyncio.sleep(0)
+    return total

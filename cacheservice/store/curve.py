@@ -1,0 +1,142 @@
+"""What hit ratio the store would have with half of its memory, and with twice as much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cacheservice.store.entry import dead_before
+from cacheservice.store.policy import EvictionPolicy
+
+FACTORS = (0.5, 1.0, 2.0)
+MAX_SAMPLED = 2_048
+"""Keys followed in the miniature that has the store's own size; beyond, the sample is halved."""
+FIRST_RATE = 1 / 16
+MAX_COUNTED = 1 << 16
+"""Sampled reads after which their counts are halved, so that the estimate follows the load."""
+
+_HASHES = 1 << 64
+_LOWEST_HASH = -(1 << 63)
+_TIME_BYTES = 8
+
+
+class _Miniature:
+    """The store on a small scale: what it would hold, without the values."""
+
+    def __init__(self, make_policy: Callable[[], EvictionPolicy], max_bytes: float) -> None:
+        self.max_bytes = max_bytes
+        self.hits = 0
+        self.entries = make_policy()
+        self._make_policy = make_policy
+        self._bytes = 0
+
+    def get(self, key: str, dead: bytes) -> bool:
+        held = self.entries.get(key)
+        if held is None:
+            return False
+        if held < dead:
+            self.pop(key)
+            return False
+        self.hits += 1
+        return True
+
+    def add(self, key: str, header: bytes) -> None:
+        self._make_room(_cost(header))
+        self.entries.add(key, header)
+        self._bytes += _cost(header)
+
+    def replace(self, key: str, header: bytes) -> None:
+        self._bytes += _cost(header) - _cost(self.entries.peek(key) or header)
+        self.entries.replace(key, header)
+        self._make_room(0)
+
+    def _make_room(self, extra: int) -> None:
+        while self._bytes + extra > self.max_bytes and len(self.entries):
+            self._bytes -= _cost(self.entries.evict()[1])
+
+    def pop(self, key: str) -> None:
+        held = self.entries.pop(key)
+        if held is not None:
+            self._bytes -= _cost(held)
+
+    def halve(self, below: int) -> None:
+        """Keeps the keys with a hash below `below`, and room for half as many."""
+        self.max_bytes /= 2
+        for key in [key for key, _ in self.entries.items() if hash(key) >= below]:
+            self.pop(key)
+
+
+class HitRatioCurve:
+    """Follows a sample of the keys through miniatures of the store, each with its policy.
+
+    Keys are sampled by their hash, so that all requests of a key are in the sample or none, and the sample
+    has a fixed size at most (SHARDS: Waldspurger, Park, Garthwaite and Ahmad, FAST 2015). A store of a
+    hundredth of the size that sees a hundredth of the keys has about the same hit ratio, whatever the
+    policy (Waldspurger, Saemundsson, Ahmad and Park, "Cache Modeling and Optimization using Miniature
+    Simulations", ATC 2017).
+    """
+
+    def __init__(
+        self,
+        make_policy: Callable[[], EvictionPolicy],
+        max_bytes: int,
+        cost: Callable[[str, bytes], int],
+    ) -> None:
+        self._cost = cost
+        self.below = _LOWEST_HASH + int(_HASHES * FIRST_RATE)
+        """A key is in the sample when its hash is below this."""
+        self._reads = 0
+        self._sizes = {factor: _Miniature(make_policy, max_bytes * factor * FIRST_RATE) for factor in FACTORS}
+
+    def get(self, key: str, packed: bytes | None, now: int) -> None:
+        """A sampled key is read, and the store has `packed`.
+
+        A miniature that lacks what the store has takes it over, as its user would fill it.
+        """
+        self._reads += 1
+        dead = dead_before(now + 1)
+        for size in self._sizes.values():
+            if not size.get(key, dead) and packed is not None:
+                size.add(key, self._header(key, packed))
+        if self._reads >= MAX_COUNTED:
+            self._reads //= 2
+            for size in self._sizes.values():
+                size.hits //= 2
+
+    def set(self, key: str, packed: bytes, *, is_new: bool) -> None:
+        """A sampled key is written, which `is_new` to the store.
+
+        That is a use of what a miniature already has only if it is one to the store.
+        """
+        header = self._header(key, packed)
+        for size in self._sizes.values():
+            if size.entries.peek(key) is None:
+                size.add(key, header)
+            elif not is_new:
+                size.replace(key, header)
+        if len(self._sizes[1.0].entries) > MAX_SAMPLED:
+            self.below = (self.below + _LOWEST_HASH) // 2
+            for size in self._sizes.values():
+                size.halve(self.below)
+
+    def delete(self, key: str) -> None:
+        """A sampled key is deleted."""
+        for size in self._sizes.values():
+            size.pop(key)
+
+    def estimate(self, factor: float, hit_ratio: float) -> float:
+        """The hit ratio of a store of `factor` times the size, of FACTORS, whose own is `hit_ratio`.
+
+        The difference between two miniatures is added to the true figure, since an error of the sample is
+        in both of them.
+        """
+        if not self._reads:
+            return hit_ratio
+        gained = (self._sizes[factor].hits - self._sizes[1.0].hits) / self._reads
+        return min(1.0, max(0.0, hit_ratio + gained))
+
+    def _header(self, key: str, packed: bytes) -> bytes:
+        return packed[:_TIME_BYTES] + self._cost(key, packed).to_bytes(_TIME_BYTES)
+
+
+def _cost(header: bytes) -> int:
+    return int.from_bytes(header[_TIME_BYTES:])
