@@ -10,7 +10,7 @@ from cacheservice.store.policy import EvictionPolicy
 FACTORS = (0.5, 1.0, 2.0)
 MAX_SAMPLED = 2_048
 """Keys followed in the miniature that has the store's own size; beyond, the sample is halved."""
-FIRST_RATE = 1 / 16
+FIRST_RATE = 1 / 32
 MAX_COUNTED = 1 << 16
 """Sampled reads after which their counts are halved, so that the estimate follows the load."""
 

@@ -123,23 +123,25 @@ class Store:
     def get_many(self, keys: Sequence[str], now: int) -> list[bytes | None]:
         """`get` of each key, in order."""
         segments, shift, dead = self._segments, self._shift, self._dead_by(now)
-        found = [segments[hash(key) >> shift].policy.get(key) for key in keys]
+        positions = list(map(hash, keys))
+        found = [
+            segments[position >> shift].policy.get(key) for position, key in zip(positions, keys, strict=True)
+        ]
         misses = 0
-        for position, packed in enumerate(found):
+        for place, packed in enumerate(found):
             if packed is None:
                 misses += 1
             elif packed < dead:
-                key = keys[position]
-                found[position] = None
+                found[place] = None
                 misses += 1
-                if self._remove(segments[hash(key) >> shift], key) is not None:
+                if self._remove(segments[positions[place] >> shift], keys[place]) is not None:
                     self.stats.expired_on_access += 1
         self.stats.misses += misses
         self.stats.hits += len(keys) - misses
-        sampled = self.curve.below
-        for position, key in enumerate(keys):
-            if hash(key) < sampled:
-                self.curve.get(key, found[position], now)
+        if positions and min(positions) < self.curve.below:
+            for place, position in enumerate(positions):
+                if position < self.curve.below:
+                    self.curve.get(keys[place], found[place], now)
         return found
 
     def peek(self, key: str, now: int) -> bytes | None:

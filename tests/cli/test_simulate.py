@@ -115,13 +115,13 @@ ROWS = [
     Row("scarab_recs", 25_837, lru=39.4, fifo=42.91, pure_lfu=48.8, s3fifo=37.3, arc=37.7),
 ]
 
+LONG_RUN = (pytest.mark.slow, pytest.mark.timeout(600))
+
 on_real_logs = pytest.mark.parametrize(
     "row",
     [
         pytest.param(
-            row,
-            id=f"{row.trace}-{row.entries}",
-            marks=() if row.trace == "cache2k_web12" else pytest.mark.slow,
+            row, id=f"{row.trace}-{row.entries}", marks=() if row.trace == "cache2k_web12" else LONG_RUN
         )
         for row in ROWS
     ],

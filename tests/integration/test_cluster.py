@@ -362,17 +362,19 @@ def test_the_embedded_cluster(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert child.stdout is not None
-    lines = []
-    for line in child.stdout:
-        lines.append(line)
-        if line.startswith("Ctrl-C"):
-            break
-    assert lines[0].startswith("n1 ready at 127.0.0.1:")
-    assert any("grpcurl -plaintext" in line for line in lines)
-    wait_until(
-        lambda: cli("members", "--target", f"127.0.0.1:{base}").stdout.count("alive") == 2, "both alive"
-    )
-    child.send_signal(signal.SIGINT)
-    assert child.wait(30) == 0
-    child.stdout.close()
+    try:
+        lines = []
+        for line in child.stdout:
+            lines.append(line)
+            if line.startswith("Ctrl-C"):
+                break
+        assert [line.partition(" at ")[0] for line in sorted(lines[:2])] == ["n1 ready", "n2 ready"]
+        assert any("grpcurl -plaintext" in line for line in lines)
+        wait_until(
+            lambda: cli("members", "--target", f"127.0.0.1:{base}").stdout.count("alive") == 2, "both alive"
+        )
+    finally:
+        child.send_signal(signal.SIGINT)
+        assert child.wait(30) == 0
+        child.stdout.close()
     assert list(tmp_path.iterdir()) == []

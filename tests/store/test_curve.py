@@ -29,8 +29,8 @@ def run(store: Store, requests: list[str]) -> float:
 
 @pytest.mark.parametrize("policy", ["lru", "adaptive"])
 def test_the_estimate_is_what_such_a_store_would_do(policy: str) -> None:
-    requests = zipf_requests(150_000, keys=40_000, seed=1)
-    max_bytes = 1_500_000
+    requests = zipf_requests(150_000, keys=60_000, seed=1)
+    max_bytes = 3_000_000
     store = Store(max_bytes, policy, now=0)
     hit_ratio = run(store, requests)
     for factor in FACTORS:

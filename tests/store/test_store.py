@@ -273,7 +273,7 @@ def machine_of(name: str) -> type[StoreAgainstDict]:
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_the_store_beside_a_dict(policy: str) -> None:
-    run_state_machine_as_test(machine_of(policy), settings=settings(max_examples=40, stateful_step_count=30))
+    run_state_machine_as_test(machine_of(policy), settings=settings(max_examples=25, stateful_step_count=30))
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
@@ -281,7 +281,7 @@ def test_the_store_beside_a_dict_on_a_long_run(policy: str) -> None:
     random = Random(policy)
     machine = machine_of(policy)()
     machine.make(max_bytes=5_000)
-    for _ in range(400):
+    for _ in range(1_500):
         take_a_step(machine, random)
         machine.the_books_are_exact()
         machine.holds_nothing_but_what_was_written_last()
@@ -289,7 +289,7 @@ def test_the_store_beside_a_dict_on_a_long_run(policy: str) -> None:
     machine.teardown()
     stats = machine.store.stats
     events = (stats.hits, stats.evictions, stats.expired_on_access, stats.expired_unseen, stats.invalidated)
-    assert min(events) > 0
+    assert min(events) > 5
     assert len(list(places(machine.store))) > 4
 
 
