@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/cacheservice/v1/*.proto)
 
-.PHONY: help run test slow lint types arch unit proto tools clean
+.PHONY: help run test slow lint types arch unit proto bench-store tools clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/run ## Start a three-node cluster on this machine (Ctrl-C stops it)
 	@$(BIN)/cacheservice cluster --nodes 3
@@ -35,6 +35,10 @@ breaking: .venv/dev ## Check that the proto files stay compatible with those com
 
 proto: .venv-proto/done ## Generate the stubs in cacheservice/v1 from proto/
 	.venv-proto/bin/python tests/generate_stubs.py cacheservice/v1
+
+bench-store: .venv/dev ## Measure the store beside its peers (an hour; needs redis-server)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
+	$(BIN)/python -m benchmarks.store
 
 tools: .tools/done ## Install the Go tools that some tests use
 

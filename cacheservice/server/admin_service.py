@@ -64,8 +64,7 @@ class AdminServicer(AdminServiceServicer):
 
 def _part(namespace: str, store: Store) -> pb.StorePart:
     stats = store.stats
-    reads = stats.hits + stats.misses
-    hit_ratio = stats.hits / reads if reads else 0.0
+    hit_ratio = stats.hits / stats.reads if stats.reads else 0.0
     return pb.StorePart(
         namespace=namespace,
         policy=store.policy,
@@ -83,6 +82,6 @@ def _part(namespace: str, store: Store) -> pb.StorePart:
         estimates=[
             pb.MemoryEstimate(factor=factor, hit_ratio=store.curve.estimate(factor, hit_ratio))
             for factor in FACTORS
-            if factor != 1 and reads
+            if factor != 1 and stats.reads
         ],
     )

@@ -12,7 +12,7 @@ MAX_SAMPLED = 2_048
 """Keys followed in the miniature that has the store's own size; beyond, the sample is halved."""
 FIRST_RATE = 1 / 32
 MAX_COUNTED = 1 << 16
-"""Sampled reads after which their counts are halved, so that the estimate follows the load."""
+"""Hits after which what was counted is halved, so that the estimate follows the load."""
 
 _HASHES = 1 << 64
 _LOWEST_HASH = -(1 << 63)
@@ -80,11 +80,16 @@ class HitRatioCurve:
         make_policy: Callable[[], EvictionPolicy],
         max_bytes: int,
         cost: Callable[[str, bytes], int],
+        reads: Callable[[], int],
     ) -> None:
         self._cost = cost
+        self._reads = reads
+        self._reads_seen = 0
+        self._expected = 0.0
+        """The reads that a sample of this rate has in the mean, since the hits are counted."""
+        self._rate = FIRST_RATE
         self.below = _LOWEST_HASH + int(_HASHES * FIRST_RATE)
         """A key is in the sample when its hash is below this."""
-        self._reads = 0
         self._sizes = {factor: _Miniature(make_policy, max_bytes * factor * FIRST_RATE) for factor in FACTORS}
 
     def get(self, key: str, packed: bytes | None, now: int) -> None:
@@ -92,13 +97,12 @@ class HitRatioCurve:
 
         A miniature that lacks what the store has takes it over, as its user would fill it.
         """
-        self._reads += 1
         dead = dead_before(now + 1)
         for size in self._sizes.values():
             if not size.get(key, dead) and packed is not None:
                 size.add(key, self._header(key, packed))
-        if self._reads >= MAX_COUNTED:
-            self._reads //= 2
+        if self._sizes[1.0].hits >= MAX_COUNTED:
+            self._expected = self._expect() / 2
             for size in self._sizes.values():
                 size.hits //= 2
 
@@ -114,6 +118,8 @@ class HitRatioCurve:
             elif not is_new:
                 size.replace(key, header)
         if len(self._sizes[1.0].entries) > MAX_SAMPLED:
+            self._expected = self._expect()
+            self._rate /= 2
             self.below = (self.below + _LOWEST_HASH) // 2
             for size in self._sizes.values():
                 size.halve(self.below)
@@ -127,12 +133,21 @@ class HitRatioCurve:
         """The hit ratio of a store of `factor` times the size, of FACTORS, whose own is `hit_ratio`.
 
         The difference between two miniatures is added to the true figure, since an error of the sample is
-        in both of them.
+        in both of them. It is divided by the reads that the sample should have, as SHARDS corrects its
+        own: a key that is read much, and is a hit everywhere, may be in the sample or not.
         """
-        if not self._reads:
+        self._expected = self._expect()
+        if not self._expected:
             return hit_ratio
-        gained = (self._sizes[factor].hits - self._sizes[1.0].hits) / self._reads
+        gained = (self._sizes[factor].hits - self._sizes[1.0].hits) / self._expected
         return min(1.0, max(0.0, hit_ratio + gained))
+
+    def _expect(self) -> float:
+        """`_expected` up to now."""
+        reads = self._reads()
+        expected = self._expected + (reads - self._reads_seen) * self._rate
+        self._reads_seen = reads
+        return expected
 
     def _header(self, key: str, packed: bytes) -> bytes:
         return packed[:_TIME_BYTES] + self._cost(key, packed).to_bytes(_TIME_BYTES)

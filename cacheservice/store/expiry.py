@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 
 from cacheservice.store.entry import dead_at, dead_before
 
-TICK_MS = 2_000
+TICK_MS = 1_000
 HORIZON_MS = 128_000
 REFRESH_MS = 8_000
 """How long before the horizon is reached the index is to be made again."""
+
+_NO_TICK = 1 << 63
 
 
 class NearExpiry:
@@ -21,10 +22,12 @@ class NearExpiry:
     comes near, and `refresh` from what was found.
     """
 
-    __slots__ = ("_buckets", "horizon", "limit")
+    __slots__ = ("_buckets", "_earliest", "horizon", "limit")
 
     def __init__(self, now: int) -> None:
         self._buckets: dict[int, dict[str, None]] = {}
+        self._earliest = _NO_TICK
+        """No bucket is for a tick before this one."""
         self._set_horizon(now)
 
     def is_outdated(self, now: int) -> bool:
@@ -43,6 +46,7 @@ class NearExpiry:
         bucket = self._buckets.get(tick)
         if bucket is None:
             self._buckets[tick] = {key: None}
+            self._earliest = min(self._earliest, tick)
         else:
             bucket[key] = None
 
@@ -55,14 +59,17 @@ class NearExpiry:
             if not bucket:
                 del self._buckets[tick]
 
-    def due(self, now: int, limit: int) -> list[str]:
-        """Up to `limit` keys whose tick is over. They stay until they are removed."""
+    def take_due(self, now: int, limit: int) -> list[str]:
+        """Takes out up to `limit` keys whose tick is over."""
         keys: list[str] = []
-        for tick, bucket in self._buckets.items():
-            if tick < now // TICK_MS:
-                keys += islice(bucket, limit - len(keys))
-                if len(keys) == limit:
-                    break
+        while self._earliest < now // TICK_MS and len(keys) < limit:
+            bucket = self._buckets.get(self._earliest, {})
+            if len(keys) + len(bucket) <= limit:
+                keys += bucket
+                self._buckets.pop(self._earliest, None)
+                self._earliest = min(self._buckets, default=_NO_TICK)
+            else:
+                keys += [bucket.popitem()[0] for _ in range(limit - len(keys))]
         return keys
 
     def _set_horizon(self, now: int) -> None:

@@ -52,6 +52,10 @@ class StoreStats:
     """Entries removed by tag or prefix."""
 
     @property
+    def reads(self) -> int:
+        return self.hits + self.misses
+
+    @property
     def expirations(self) -> int:
         return self.expired_on_access + self.expired_unseen
 
@@ -96,7 +100,7 @@ class Store:
         """As of PartitionedStore: this store is for all namespaces."""
         self.bytes = 0
         self._cost = cost or cost_in_bytes(policy)
-        self.curve = HitRatioCurve(POLICIES[policy], max_bytes, self._cost)
+        self.curve = HitRatioCurve(POLICIES[policy], max_bytes, self._cost, lambda: self.stats.reads)
         self._segments = [Segment(POLICIES[policy](), now)]
         self._shift = HASH_BITS
         self._rotor = 0
@@ -225,7 +229,7 @@ class Store:
         segments = self._segments
         for step in range(len(segments)):
             segment = segments[(self._rotor + step) % len(segments)]
-            due = segment.expiry.due(now, EXPIRED_AT_A_TIME)
+            due = segment.expiry.take_due(now, EXPIRED_AT_A_TIME)
             if due:
                 for key in due:
                     self._remove(segment, key)

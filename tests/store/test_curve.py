@@ -35,7 +35,7 @@ def test_the_estimate_is_what_such_a_store_would_do(policy: str) -> None:
     hit_ratio = run(store, requests)
     for factor in FACTORS:
         true = run(Store(int(max_bytes * factor), policy, now=0), requests)
-        assert store.curve.estimate(factor, hit_ratio) == pytest.approx(true, abs=0.03)
+        assert store.curve.estimate(factor, hit_ratio) == pytest.approx(true, abs=0.04)
 
 
 def test_without_reads_nothing_is_gained() -> None:
