@@ -10,14 +10,17 @@ from cacheservice.store.s3fifo import S3FIFO
 
 LEAST_SHARE = 0.05
 LARGEST_SHARE = 0.9
+LONGEST_STEP = 2.0
+"""ARC has no such bound, and is then led astray where the keys in use move on steadily: the few keys that the
+main queue gave up and that come again outweigh the many of the small queue."""
 
 
 class Adaptive(S3FIFO):
     """S3-FIFO, with the rule by which ARC learns (Megiddo and Modha, "ARC", FAST 2003).
 
     A key that comes again soon after the small queue gave it up would still be here if that queue were
-    longer, so it becomes longer; one that the main queue gave up makes it shorter. The step is the larger,
-    the rarer such a key is beside the other kind. So it follows the load from one where new keys are
+    longer, so it becomes longer; one that the main queue gave up makes it shorter. The step is larger when
+    such a key is the rarer kind. So it follows the load from one where new keys are
     the ones in use (there a small queue of a tenth is worse than LRU) to one where most are never seen again.
     """
 
@@ -35,14 +38,19 @@ class Adaptive(S3FIFO):
     def _comes_again(self, key: str) -> bool:
         ghost = fingerprint(key)
         if self._ghosts.take(ghost, len(self._main)):
-            step = max(1.0, len(self._main_ghosts) / (len(self._ghosts) + 1))
+            step = _step(len(self._main_ghosts), len(self._ghosts))
             self._share = min(LARGEST_SHARE, self._share + step / (len(self) or 1))
             return True
         if self._main_ghosts.take(ghost, len(self._small)):
-            step = max(1.0, len(self._ghosts) / (len(self._main_ghosts) + 1))
+            step = _step(len(self._ghosts), len(self._main_ghosts))
             self._share = max(LEAST_SHARE, self._share - step / (len(self) or 1))
             return True
         return False
 
     def _left_main(self, key: str) -> None:
         self._main_ghosts.add(fingerprint(key), len(self._small))
+
+
+def _step(others: int, such: int) -> float:
+    """By how many entries to move, for a key that is one of `such` keys remembered, beside `others`."""
+    return min(LONGEST_STEP, max(1.0, others / (such + 1)))

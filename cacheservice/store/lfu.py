@@ -18,7 +18,7 @@ USES_PER_AGE = 3
 
 
 class LFU:
-    """Gives up the entry with the fewest uses of late; of several, the one longest unused.
+    """Gives up the entry with the fewest uses of late; of several, the one that had so many first.
 
     Entries stand in one queue for each number of uses. Pure counts never forget: what was used much last
     week stays. So all counts are halved now and then, which takes time in proportion to the entries;
@@ -75,6 +75,8 @@ class LFU:
                 other._queues[uses] = moved
             if not queue:
                 del self._queues[uses]
+        self._since_halving //= 2
+        other._since_halving = self._since_halving
         other._uses = {key: uses for key, uses in self._uses.items() if goes(key)}
         self._uses = {key: uses for key, uses in self._uses.items() if key not in other._uses}
         return other

@@ -358,7 +358,8 @@ class Store:
         """
         before = self.bytes
         segments = self._segments
-        for evicted in range(most):
+        evicted = 0
+        while evicted < most:
             if self.bytes + extra <= self.limit or not self.bytes:
                 return most - evicted
             self._rotor = (self._rotor + 1) % len(segments)
@@ -368,6 +369,7 @@ class Store:
                 victim, packed = fuller.policy.evict()
                 self._strike(fuller, victim, packed)
                 self.stats.evictions += 1
+                evicted += 1
         overdraft = self.bytes + extra - self.limit
         if overdraft > MAX_OVERDRAFT and extra > before - self.bytes:
             raise Overloaded(

@@ -192,7 +192,8 @@ class NaiveLFU(NaivePolicy):
     def split(self, goes: Callable[[str], bool]) -> NaivePolicy:
         other = super().split(goes)
         assert isinstance(other, NaiveLFU)
-        other.since_halving = 0
+        self.since_halving //= 2
+        other.since_halving = self.since_halving
         return other
 
     def _note(self, key: str) -> None:
@@ -258,11 +259,11 @@ class NaiveAdaptive(NaiveS3FIFO):
         # The policy asks before it adds the key, here it is among the entries already.
         others = len(self) - 1 or 1
         if self.ghosts.take(key, len(self.main)):
-            step = max(1.0, len(self.main_ghosts) / (len(self.ghosts) + 1))
+            step = min(2.0, max(1.0, len(self.main_ghosts) / (len(self.ghosts) + 1)))
             self.share = min(0.9, self.share + step / others)
             return True
         if self.main_ghosts.take(key, len(self.small)):
-            step = max(1.0, len(self.ghosts) / (len(self.main_ghosts) + 1))
+            step = min(2.0, max(1.0, len(self.ghosts) / (len(self.main_ghosts) + 1)))
             self.share = max(0.05, self.share - step / others)
             return True
         return False
