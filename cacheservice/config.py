@@ -36,6 +36,7 @@ KiB = 1024
 MiB = 1024 * KiB
 MAX_TTL_SECONDS = 315_360_000.0
 """Ten years: the longest time to live."""
+LEAST_SHARE = 0.01
 MAX_SHARES = 0.95
 """What namespaces may have to themselves of max_memory, together."""
 ENTRY_SLACK = 64 * KiB
@@ -83,6 +84,8 @@ class NamespaceSettings(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> NamespaceSettings:
         _check_ttls(self.default_ttl_seconds, self.max_ttl_seconds)
+        if 0 < self.share < LEAST_SHARE:
+            raise ValueError(f"share must be 0 or at least {LEAST_SHARE:g}, got {self.share:g}")
         if self.policy and not self.share:
             raise ValueError("a namespace with a policy of its own needs a share")
         return self
@@ -170,8 +173,8 @@ class Settings(BaseSettings):
         if _is_wildcard(advertised):
             raise ValueError(f"advertise must be an address that the others can call, not {advertised}")
         _check_ttls(self.default_ttl_seconds, self.max_ttl_seconds)
-        if any(":" in name for name in self.namespaces):
-            raise ValueError("the name of a namespace has no ':'")
+        if any(not name or ":" in name for name in self.namespaces):
+            raise ValueError("the name of a namespace must not be empty, nor have a ':' in it")
         if sum(namespace.share for namespace in self.namespaces.values()) > MAX_SHARES:
             raise ValueError(f"the shares of the namespaces must be at most {MAX_SHARES:g} together")
         if self.max_value_bytes + ENTRY_SLACK > self.max_message_bytes:

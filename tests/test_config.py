@@ -99,6 +99,10 @@ def test_impossible_combinations_are_refused() -> None:
         Settings(namespaces={"a": {"default_ttl_seconds": 10, "max_ttl_seconds": 5}})
     with pytest.raises(ValidationError, match="namespace"):
         Settings(namespaces={"a:b": {}})
+    with pytest.raises(ValidationError, match="empty"):
+        Settings(namespaces={"": {"share": 0.1}})
+    with pytest.raises(ValidationError, match="share must be 0 or at least"):
+        Settings(namespaces={"a": {"share": 1e-7}})
     with pytest.raises(ValidationError, match="needs a share"):
         Settings(namespaces={"a": {"policy": "lfu"}})
     with pytest.raises(ValidationError, match=r"at most 0\.95 together"):

@@ -12,7 +12,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from cacheservice.cli.output import Json, fail, print_json
 from cacheservice.cli.trace import Request, read_trace
-from cacheservice.errors import EntryTooLarge
+from cacheservice.errors import EntryTooLarge, Overloaded
 from cacheservice.store import POLICIES, Entry, Store, cost_of_one, pack
 
 Trace = Annotated[
@@ -100,11 +100,19 @@ def run_trace(store: Store, requests: Iterable[Request]) -> Outcome:
                 outcome.hits += 1
                 continue
         expires = now + round(ttl * 1_000) if ttl else 0
-        try:
-            store.set(key, pack(Entry(bytes(size or 0), version, now, expires)))
-        except EntryTooLarge:
-            store.delete(key)
+        _set(store, key, pack(Entry(bytes(size or 0), version, now, expires)), now)
     return outcome
+
+
+def _set(store: Store, key: str, packed: bytes, now: int) -> None:
+    try:
+        store.set(key, packed)
+    except EntryTooLarge:
+        store.delete(key)
+    except Overloaded:
+        while store.upkeep(now):
+            pass
+        store.set(key, packed)
 
 
 def _bytes(text: str) -> int:

@@ -97,11 +97,6 @@ class Node:
         return self._view.ring.epoch
 
     @property
-    def is_alone(self) -> bool:
-        """Whether the ring has no other node."""
-        return len(self._view.ring.members) == 1
-
-    @property
     def replication_failures(self) -> int:
         return self._replicator.failures
 

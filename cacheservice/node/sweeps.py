@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import nlargest
 
 from cacheservice.clock import Clock
 from cacheservice.store import Entry, PartitionedStore, Store, unpack
 
+MAX_NAMESPACES = 10_000
+OTHERS = "*"
+FRAMING_BYTES = 128
 SEGMENTS_PER_PAGE = 32
 """What a page of a scan looks through at most, some hundred thousand keys, when few begin with the prefix."""
 
@@ -19,7 +22,9 @@ class Limits:
     """What a page may hold; it has one entry at least, whatever that one's size."""
 
     entries: int
-    value_bytes: int
+    size: int
+    """Bytes of keys and tags, and of values if they are wanted."""
+    with_values: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +60,35 @@ class Sweeps:
         steps = self._store.scan(prefix, now, start)
         for looked_through, (end, found) in enumerate(steps, 1):
             for position, key, packed in found:
-                size += len(packed)
-                if len(entries) == limits.entries or (entries and size > limits.value_bytes):
+                entry = unpack(packed)
+                size += _listed_bytes(key, entry, limits.with_values)
+                if len(entries) == limits.entries or (entries and size > limits.size):
                     return Page(entries, position, now)
-                entries.append((key, unpack(packed)))
+                entries.append((key, entry))
             if looked_through == SEGMENTS_PER_PAGE:
                 return Page(entries, end, now)
             await asyncio.sleep(0)
         return Page(entries, None, now)
 
-    async def usage(self) -> dict[str, tuple[int, int]]:
-        """Entries and bytes by namespace; "" stands for keys without one."""
-        entries: Counter[str] = Counter()
-        sizes: Counter[str] = Counter()
+    async def usage(self, limit: int) -> dict[str, tuple[int, int]]:
+        """Entries and bytes of the `limit` largest namespaces; "" stands for keys without one.
+
+        Of more than MAX_NAMESPACES the rest are told together, as OTHERS.
+        """
+        usage: dict[str, tuple[float, float]] = {}
         for found in self._store.usage():
-            for namespace, (count, size) in found.items():
-                entries[namespace] += round(count)
-                sizes[namespace] += round(size)
+            for namespace, (entries, size) in found.items():
+                name = namespace if namespace in usage or len(usage) < MAX_NAMESPACES else OTHERS
+                before = usage.get(name, (0.0, 0.0))
+                usage[name] = before[0] + entries, before[1] + size
             await asyncio.sleep(0)
-        return {namespace: (entries[namespace], size) for namespace, size in sizes.most_common()}
+        largest = nlargest(limit, usage.items(), key=lambda item: item[1][1])
+        return {name: (round(entries), round(size)) for name, (entries, size) in largest}
+
+
+def _listed_bytes(key: str, entry: Entry, with_value: bool) -> int:
+    tags = sum(map(len, entry.tags))
+    return FRAMING_BYTES + len(key.encode()) + tags + (len(entry.value) if with_value else 0)
 
 
 async def _sum(steps: Iterator[int]) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 from cacheservice.clock import Clock
 from cacheservice.node.node import Node
 from cacheservice.node.sweeps import Sweeps
@@ -12,7 +10,7 @@ from cacheservice.store import FACTORS, Store
 from cacheservice.v1 import admin_pb2 as pb
 from cacheservice.v1.admin_pb2_grpc import AdminServiceServicer
 
-MAX_NAMESPACES = 100
+NAMESPACES_TOLD = 100
 
 
 class AdminServicer(AdminServiceServicer):
@@ -28,7 +26,7 @@ class AdminServicer(AdminServiceServicer):
     async def Stats(self, request: pb.StatsRequest, context: Context) -> pb.StatsResponse:
         parts = self._node.shard.store.parts
         stores = list(parts.values())
-        usage = await self._sweeps.usage()
+        usage = await self._sweeps.usage(NAMESPACES_TOLD)
         return pb.StatsResponse(
             node_id=self._node_id,
             uptime_seconds=(self._clock.now_ms() - self._started) / 1_000,
@@ -51,7 +49,7 @@ class AdminServicer(AdminServiceServicer):
             parts=[_part(namespace, store) for namespace, store in parts.items()],
             namespaces=[
                 pb.NamespaceUsage(namespace=namespace, entries=entries, bytes=size)
-                for namespace, (entries, size) in islice(usage.items(), MAX_NAMESPACES)
+                for namespace, (entries, size) in usage.items()
             ],
             ring_epoch=self._node.ring_epoch,
         )
@@ -71,6 +69,7 @@ def _part(namespace: str, store: Store) -> pb.StorePart:
         entries=len(store),
         bytes=store.bytes,
         max_bytes=store.max_bytes,
+        limit_bytes=store.limit,
         hits=stats.hits,
         misses=stats.misses,
         sets=stats.sets,

@@ -176,7 +176,9 @@ class NodeServer:
         admission = self._admission
         sweeps = Sweeps(node.shard.store, clock)
         server: Any = TolerantServer(self._server)
-        add_CacheServiceServicer_to_server(CacheServicer(node, sweeps, settings, admission), server)
+        add_CacheServiceServicer_to_server(
+            CacheServicer(node, sweeps, settings, admission, self._is_alone), server
+        )
         add_ClusterServiceServicer_to_server(ClusterServicer(node, self._gossip, settings), server)
         add_AdminServiceServicer_to_server(
             AdminServicer(settings.node_id, node, sweeps, admission, clock), server
@@ -186,6 +188,13 @@ class NodeServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         _enable_reflection(self._server)
+
+    def _is_alone(self) -> bool:
+        """Whether no other member is known but such as have left; one that is dead may come back."""
+        return all(
+            member.node_id == self._settings.node_id or member.state is State.LEFT
+            for member in self._core.members
+        )
 
     def _members_changed(self) -> None:
         """Hands the members to routing. Suspicion moves no keys; only joining, leaving and dying do."""

@@ -19,8 +19,16 @@ from cacheservice.wire import to_status
 
 
 class CacheServicer(CacheServiceServicer):
-    def __init__(self, node: Node, sweeps: Sweeps, settings: Settings, admission: Admission) -> None:
+    def __init__(
+        self,
+        node: Node,
+        sweeps: Sweeps,
+        settings: Settings,
+        admission: Admission,
+        is_alone: Callable[[], bool],
+    ) -> None:
         self._node = node
+        self._is_alone = is_alone
         self._sweeps = sweeps
         self._admission = admission
         self._bounds = decode.Bounds(settings.max_value_bytes, settings.replication_factor)
@@ -124,12 +132,14 @@ class CacheServicer(CacheServiceServicer):
         self._check_alone("Scan")
         with self._admission:
             page = await self._sweeps.scan(
-                scan.prefix, scan.start, Limits(scan.page_size, self._max_answer_bytes // 2)
+                scan.prefix,
+                scan.start,
+                Limits(scan.page_size, self._max_answer_bytes // 2, request.include_values),
             )
         return encode.page(page, self._node.ring_epoch, with_values=request.include_values)
 
     def _check_alone(self, rpc: str) -> None:
-        if not self._node.is_alone:
+        if not self._is_alone():
             raise Unimplemented(
                 f"this version serves {rpc} in a cluster of one node alone, not yet across several", rpc=rpc
             )

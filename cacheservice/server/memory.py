@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 from cacheservice.store import PartitionedStore, Store
+
+_log = logging.getLogger(__name__)
 
 SLACK_BYTES = 64 << 20
 """What a process may need beyond its entries."""
@@ -41,8 +44,8 @@ def settle_allocator() -> None:
 def settle_collector() -> None:
     """Takes what was made up to now out of the garbage collector's sight, for good.
 
-    Modules and servicers stay until the end, and looking at them took three quarters of a full pass. The
-    table of entries is invisible to the collector anyway, so nothing is left that grows with it.
+    Modules and servicers stay until the end, and looking at them is most of a full pass. The table of entries
+    is invisible to the collector anyway; of what grows with it, it sees the tags that several entries share.
     """
     gc.collect()
     gc.freeze()
@@ -70,6 +73,7 @@ class MemoryKeeper:
         self._max_bytes = sum(part.max_bytes for part in self._parts)
         self._target = self._max_bytes * MAX_GROWTH + SLACK_BYTES
         self._seen = 0
+        self._told = 4
         self._compacted = 0
         self._compaction: Iterator[None] = iter(())
 
@@ -86,13 +90,26 @@ class MemoryKeeper:
         if excess > 0:
             used = sum(part.bytes for part in self._parts) / self._max_bytes
             self.share = max(SMALLEST_SHARE, min(self.share, used) - excess - 0.005)
+            self._tell(resident)
         else:
+            self._told = max(self._told, int(self.share * 4))
             self.share = min(1.0, self.share + (0.01 if excess < -0.02 else 0.003))
         for part in self._parts:
             part.limit = int(part.max_bytes * self.share)
         if self.share < 1 and written - self._compacted > self._max_bytes / 10:
             self._compacted = written
             self._compaction = chain.from_iterable(part.compact() for part in self._parts)
+
+    def _tell(self, resident: int) -> None:
+        """Logs each further quarter of its memory that the store has to do without."""
+        quarter = int(self.share * 4)
+        if quarter < self._told:
+            _log.warning(
+                "the process occupies %d MiB, more than it may: entries have %.0f %% of max_memory for now",
+                resident >> 20,
+                self.share * 100,
+            )
+        self._told = quarter
 
     def compact(self) -> bool:
         """Moves some entries together when it would help, for a few milliseconds; True when there is more.

@@ -40,6 +40,8 @@ class _Miniature:
         return True
 
     def add(self, key: str, header: bytes) -> None:
+        if _cost(header) > self.max_bytes:
+            return
         self._make_room(_cost(header))
         self.entries.add(key, header)
         self._bytes += _cost(header)
@@ -57,6 +59,10 @@ class _Miniature:
         held = self.entries.pop(key)
         if held is not None:
             self._bytes -= _cost(held)
+
+    def drop_dead(self, dead: bytes) -> None:
+        for key in [key for key, held in self.entries.items() if held < dead]:
+            self.pop(key)
 
     def halve(self, below: int) -> None:
         """Keeps the keys with a hash below `below`, and room for half as many."""
@@ -128,6 +134,11 @@ class HitRatioCurve:
         """A sampled key is deleted."""
         for size in self._sizes.values():
             size.pop(key)
+
+    def drop_dead(self, now: int) -> None:
+        """Removes what has expired; to be called now and then."""
+        for size in self._sizes.values():
+            size.drop_dead(dead_before(now + 1))
 
     def estimate(self, factor: float, hit_ratio: float) -> float:
         """The hit ratio of a store of `factor` times the size, of FACTORS, whose own is `hit_ratio`.

@@ -61,15 +61,18 @@ class NearExpiry:
 
     def take_due(self, now: int, limit: int) -> list[str]:
         """Takes out up to `limit` keys whose tick is over."""
+        end = now // TICK_MS
+        if self._earliest >= end:
+            return []
         keys: list[str] = []
-        while self._earliest < now // TICK_MS and len(keys) < limit:
-            bucket = self._buckets.get(self._earliest, {})
-            if len(keys) + len(bucket) <= limit:
-                keys += bucket
-                self._buckets.pop(self._earliest, None)
-                self._earliest = min(self._buckets, default=_NO_TICK)
-            else:
+        for tick in sorted(tick for tick in self._buckets if tick < end):
+            bucket = self._buckets[tick]
+            if len(keys) + len(bucket) > limit:
                 keys += [bucket.popitem()[0] for _ in range(limit - len(keys))]
+                break
+            keys += bucket
+            del self._buckets[tick]
+        self._earliest = min(self._buckets, default=_NO_TICK)
         return keys
 
     def _set_horizon(self, now: int) -> None:

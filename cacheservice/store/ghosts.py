@@ -20,9 +20,9 @@ class Ghosts:
     """Answers whether a key was among the last so many that were noted: some thousands.
 
     A table of one place for each hash, with half of the fingerprint and the number of the noting; a key
-    that comes to the same place as an earlier one drives that out. One in five is lost by this at most, and one
-    unknown key in 60,000 taken for another, which costs a fifth of a point of hit ratio; a dict of the
-    keys would cost ten times the memory.
+    that comes to the same place as an earlier one drives that out. One in five is lost by this at most,
+    and one unknown key in 60,000 taken for another, which costs a fifth of a point of hit ratio; a dict of
+    the keys would cost ten times the memory.
     """
 
     __slots__ = ("_count", "_number", "_table")

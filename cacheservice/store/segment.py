@@ -59,10 +59,18 @@ class Segment:
         self.bytes -= other.bytes
         has_tags = len(self.tags) > 0
         for half in (self, other):
-            half.expiry = NearExpiry(made)
-            half.expiry.refresh(half.policy.items(), made)
-            if has_tags:
-                half.tags = TagIndex()
-                for key, packed in half.policy.items():
-                    half.tags.add(key, tags_of(packed))
+            half._make_indexes(made, has_tags)
         return other
+
+    def compact(self) -> None:
+        """Moves keys and small entries to memory of today, for all that refers to them."""
+        self.policy.compact()
+        self._make_indexes(self.expiry.horizon - HORIZON_MS, len(self.tags) > 0)
+
+    def _make_indexes(self, made: int, has_tags: bool) -> None:
+        self.expiry = NearExpiry(made)
+        self.expiry.refresh(self.policy.items(), made)
+        self.tags = TagIndex()
+        if has_tags:
+            for key, packed in self.policy.items():
+                self.tags.add(key, tags_of(packed))

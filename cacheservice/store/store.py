@@ -25,10 +25,16 @@ POLICIES: dict[str, Callable[[], EvictionPolicy]] = {
     "adaptive": Adaptive,
 }
 
-MAX_EVICTIONS = 1_000
-"""Entries that one step evicts at most: a millisecond or two."""
+MAX_EVICTIONS = 500
+"""Entries that one step evicts at most: a millisecond, or ten when all of them were in use."""
+LEAST_EVICTIONS = 4
+BYTES_PER_EVICTION = 128
+"""A write evicts one entry more for each so many of its bytes: more than it needs, so that it pays for
+others too, but not for all of them, since there may be many writes in a batch."""
 MAX_OVERDRAFT = 32 << 20
-"""Bytes by which large entries may exceed the bound until `upkeep` has evicted enough small ones."""
+"""Bytes, or an eighth of the bound, by which it may be exceeded before another large entry is refused, until
+`upkeep` has made room."""
+REMOVALS_AT_A_TIME = 500
 RETRY_MS = 100
 EXPIRED_AT_A_TIME = 500
 
@@ -156,8 +162,9 @@ class Store:
     def set(self, key: str, packed: bytes) -> None:
         """Adds or replaces the entry, evicting what it needs room for.
 
-        EntryTooLarge when the store could not hold it even alone, and Overloaded when there is more to
-        evict for this and other large entries than one step may do; it is not stored then.
+        EntryTooLarge when the store could not hold it even alone; nothing changes then. Overloaded when there
+        is more to evict for this and other large entries than one step may do; it is not stored then, and
+        the entry that it should replace may be among those evicted.
         """
         cost = self._cost(key, packed)
         if cost > self.max_bytes:
@@ -171,7 +178,8 @@ class Store:
             # value is a use of the entry and not a new entry.
             extra = cost if replaced is None else cost - self._cost(key, replaced)
             if self.bytes + extra > self.limit:
-                left = self._make_room(extra, segment, MAX_EVICTIONS)
+                most = min(MAX_EVICTIONS, LEAST_EVICTIONS + cost // BYTES_PER_EVICTION)
+                left = self._make_room(extra, segment, most)
                 if replaced is not None and policy.peek(key) is None:
                     replaced = None
                     self._make_room(cost, segment, left)
@@ -233,9 +241,13 @@ class Store:
             if due:
                 for key in due:
                     self._remove(segment, key)
+                    if hash(key) < self.curve.below:
+                        self.curve.delete(key)
                 self.stats.expired_unseen += len(due)
             elif segment.expiry.is_outdated(now):
                 segment.expiry.refresh(segment.policy.items(), now)
+                if segment is segments[0]:
+                    self.curve.drop_dead(now)
             else:
                 continue
             self._rotor = (self._rotor + step) % len(segments)
@@ -245,25 +257,25 @@ class Store:
     def compact(self) -> Iterator[None]:
         """Moves keys and small entries together in memory, a segment at each step."""
         for segment in self._each_segment():
-            segment.policy.compact()
+            segment.compact()
             yield
 
     def invalidate_tag(self, tag: str) -> Iterator[int]:
         """Removes the entries with `tag`; each step looks at one segment, and tells how many it removed.
 
-        A step costs a look-up, and as much as a delete for each entry removed.
+        A step costs a look-up, and as much as a delete for each of up to REMOVALS_AT_A_TIME entries.
         """
         for segment in self._each_segment():
-            yield self._invalidate(segment, segment.tags.keys(tag))
+            yield from self._invalidate(segment.tags.keys(tag))
 
     def invalidate_prefix(self, prefix: str) -> Iterator[int]:
         """Removes the entries whose key begins with `prefix`; each step tells how many it removed.
 
-        A step looks at one segment, at every key in it.
+        A step looks at one segment, at every key in it, and removes up to REMOVALS_AT_A_TIME.
         """
         for segment in self._each_segment():
             keys = [key for key, _ in segment.policy.items() if key.startswith(prefix)]
-            yield self._invalidate(segment, keys)
+            yield from self._invalidate(keys)
 
     def scan(self, prefix: str, now: int, start: int = 0) -> Iterator[tuple[int, list[Found]]]:
         """The entries whose key begins with `prefix`, in the order of their hashes, from position `start`.
@@ -340,13 +352,17 @@ class Store:
         if packed < segment.expiry.limit or packed[FLAGS]:
             segment.unindex(key, packed)
 
-    def _invalidate(self, segment: Segment, keys: list[str]) -> int:
-        for key in keys:
-            self._remove(segment, key)
-            if hash(key) < self.curve.below:
-                self.curve.delete(key)
-        self.stats.invalidated += len(keys)
-        return len(keys)
+    def _invalidate(self, keys: Sequence[str]) -> Iterator[int]:
+        for start in range(0, len(keys) or 1, REMOVALS_AT_A_TIME):
+            removed = 0
+            for key in keys[start : start + REMOVALS_AT_A_TIME]:
+                # The segment may have been split since the step before.
+                if self._remove(self._segments[hash(key) >> self._shift], key) is not None:
+                    removed += 1
+                    if hash(key) < self.curve.below:
+                        self.curve.delete(key)
+            self.stats.invalidated += removed
+            yield removed
 
     def _make_room(self, extra: int, segment: Segment, most: int) -> int:
         """Evicts until `extra` bytes fit, from `segment` and its fellows, but no more than `most` entries.
@@ -370,8 +386,8 @@ class Store:
                 self._strike(fuller, victim, packed)
                 self.stats.evictions += 1
                 evicted += 1
-        overdraft = self.bytes + extra - self.limit
-        if overdraft > MAX_OVERDRAFT and extra > before - self.bytes:
+        overdraft = self.bytes - self.limit
+        if overdraft > min(MAX_OVERDRAFT, self.max_bytes // 8) and extra > before - self.bytes:
             raise Overloaded(
                 f"the store has yet to make room for {overdraft:,} bytes", retry_after_ms=str(RETRY_MS)
             )

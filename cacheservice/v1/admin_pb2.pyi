@@ -163,7 +163,8 @@ class StatsResponse(_message.Message):
     @_builtins.property
     def namespaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamespaceUsage]:
         """The hundred largest namespaces, largest first, whether or not they have a share. Counted in a
-        sample of the entries when there are more than a quarter of a million.
+        sample of the entries when there are more than a quarter of a million. Of more than 10,000
+        namespaces the rest are told together, as "*".
         """
 
     def __init__(
@@ -218,6 +219,7 @@ class StorePart(_message.Message):
     EXPIRED_ON_ACCESS_FIELD_NUMBER: _builtins.int
     EXPIRED_UNSEEN_FIELD_NUMBER: _builtins.int
     INVALIDATED_FIELD_NUMBER: _builtins.int
+    LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     ESTIMATES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace that it belongs to; empty for all keys whose namespace has no share."""
@@ -245,6 +247,10 @@ class StorePart(_message.Message):
     """Entries removed after they had expired unread."""
     invalidated: _builtins.int
     """Entries removed by InvalidateTag and InvalidatePrefix."""
+    limit_bytes: _builtins.int
+    """What they may occupy at present, in bytes: less than max_bytes while the process is larger than it
+    may be, because the allocator cannot use the memory that evicted entries left.
+    """
     @_builtins.property
     def estimates(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemoryEstimate]:
         """What the hit ratio would be with another amount of memory, from a sample of the keys."""
@@ -265,11 +271,12 @@ class StorePart(_message.Message):
         expired_on_access: _builtins.int = ...,
         expired_unseen: _builtins.int = ...,
         invalidated: _builtins.int = ...,
+        limit_bytes: _builtins.int = ...,
         estimates: _abc.Iterable[Global___MemoryEstimate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "deletes", b"deletes", "entries", b"entries", "estimates", b"estimates", "evictions", b"evictions", "expired_on_access", b"expired_on_access", "expired_unseen", b"expired_unseen", "hits", b"hits", "invalidated", b"invalidated", "max_bytes", b"max_bytes", "misses", b"misses", "namespace", b"namespace", "policy", b"policy", "sets", b"sets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "deletes", b"deletes", "entries", b"entries", "estimates", b"estimates", "evictions", b"evictions", "expired_on_access", b"expired_on_access", "expired_unseen", b"expired_unseen", "hits", b"hits", "invalidated", b"invalidated", "limit_bytes", b"limit_bytes", "max_bytes", b"max_bytes", "misses", b"misses", "namespace", b"namespace", "policy", b"policy", "sets", b"sets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

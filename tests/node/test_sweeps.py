@@ -61,7 +61,10 @@ async def test_pages_hold_each_entry_once(store: Store, sweeps: Sweeps) -> None:
 
 async def test_a_page_is_bounded_in_bytes_but_holds_one_entry(store: Store, sweeps: Sweeps) -> None:
     fill(store, 10, size=1_000)
-    assert len((await sweeps.scan("", 0, Limits(100, 3_500))).entries) == 3
+    with_values = Limits(100, 4_000, with_values=True)
+    assert len((await sweeps.scan("", 0, with_values)).entries) == 3
+    assert len((await sweeps.scan("", 0, Limits(100, 4_000))).entries) == 10
+    assert len((await sweeps.scan("", 0, Limits(100, 500))).entries) == 3
     page = await sweeps.scan("", 0, Limits(100, 10))
     assert len(page.entries) == 1
     assert page.next_position is not None
@@ -91,7 +94,7 @@ async def test_expired_entries_are_not_listed(store: Store, sweeps: Sweeps) -> N
 async def test_usage_is_exact_in_a_small_store(store: Store, sweeps: Sweeps) -> None:
     fill(store, 5_000)
     store.set("a:b:c", pack(Entry(b"", 1, 0)))
-    usage = await sweeps.usage()
+    usage = await sweeps.usage(100)
     assert {name: entries for name, (entries, _) in usage.items()} == {"key": 5_000, "a": 1}
     assert sum(size for _, size in usage.values()) == store.bytes
 
@@ -103,6 +106,6 @@ async def test_usage_of_a_large_store_is_counted_in_a_sample(
     for number in range(20_000):
         store.set(f"{'many' if number % 4 else 'few'}:{number}", pack(Entry(b"", 1, 0)))
     assert len(list(store.usage())) <= SEGMENTS_COUNTED
-    usage = await sweeps.usage()
+    usage = await sweeps.usage(100)
     assert usage["many"][0] == pytest.approx(15_000, rel=0.2)
     assert usage["few"][0] == pytest.approx(5_000, rel=0.2)

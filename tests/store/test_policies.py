@@ -21,7 +21,7 @@ from cacheservice.store.fifo import FIFO
 from cacheservice.store.lfu import LFU, MOST_USES
 from cacheservice.store.lru import LRU
 from cacheservice.store.policy import EvictionPolicy
-from cacheservice.store.s3fifo import S3FIFO
+from cacheservice.store.s3fifo import MAX_TURNS, S3FIFO
 from tests.store.naive import NAIVE, NaivePolicy, NaiveS3FIFO, keys_that_do_not_collide, make_room
 
 Policy = TypeVar("Policy", bound=EvictionPolicy)
@@ -273,3 +273,19 @@ def hits_of(policy: EvictionPolicy, requests: list[str], entries: int) -> int:
             policy.evict()
         policy.add(key, b"-")
     return hits
+
+
+@pytest.mark.parametrize("make", [S3FIFO, Adaptive])
+def test_where_all_are_in_use_an_eviction_turns_over_some_and_not_all(make: Callable[[], S3FIFO]) -> None:
+    policy = make()
+    keys = [str(number) for number in range(2_000)]
+    for key in keys:
+        policy.add(key, b"-")
+    for key in keys * 3:
+        policy.get(key)
+    for left in range(1_999, 1_000, -1):
+        uses = sum(policy._uses.values())
+        victim, _ = policy.evict()
+        assert uses - sum(policy._uses.values()) <= 3 * (MAX_TURNS + 1)
+        assert policy.peek(victim) is None
+        assert len(policy) == left
