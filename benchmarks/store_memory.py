@@ -70,7 +70,7 @@ def measure_redis(value_bytes: int, entries: int) -> tuple[float, float]:
                 pipeline.set(key_of(number), bytes(value_bytes), px=LONGEST_TTL_MS + number)
             pipeline.execute()
 
-    with redis_server(maxmemory=0, policy="allkeys-lru") as server:
+    with redis_server("allkeys-lru") as server:
         before = resident()
         put(range(entries))
         filled = (resident() - before) / entries

@@ -10,7 +10,7 @@ from cacheservice.store.policy import EvictionPolicy
 FACTORS = (0.5, 1.0, 2.0)
 MAX_SAMPLED = 2_048
 """Keys followed in the miniature that has the store's own size; beyond, the sample is halved."""
-FIRST_RATE = 1 / 32
+FIRST_RATE = 1 / 128
 MAX_COUNTED = 1 << 16
 """Hits after which what was counted is halved, so that the estimate follows the load."""
 

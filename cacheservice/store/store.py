@@ -74,7 +74,7 @@ Found = tuple[int, str, bytes]
 Usage = dict[str, tuple[float, float]]
 """Entries and bytes by namespace."""
 
-SEGMENTS_COUNTED = 64
+SEGMENTS_COUNTED = 128
 """A quarter of a million entries: enough to know the namespaces' shares to a tenth of a point."""
 
 

@@ -28,7 +28,8 @@ def run(store: Store, requests: list[str]) -> float:
 
 
 @pytest.mark.parametrize("policy", ["lru", "adaptive"])
-def test_the_estimate_is_what_such_a_store_would_do(policy: str) -> None:
+def test_the_estimate_is_what_such_a_store_would_do(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cacheservice.store.curve.FIRST_RATE", 1 / 32)
     requests = zipf_requests(150_000, keys=60_000, seed=1)
     max_bytes = 3_000_000
     store = Store(max_bytes, policy, now=0)
@@ -58,7 +59,8 @@ def test_the_sample_stays_small_however_large_the_store() -> None:
 
 
 @pytest.mark.parametrize("gone", ["deleted", "expired", "invalidated"])
-def test_what_is_gone_is_gone_from_the_sample(gone: str) -> None:
+def test_what_is_gone_is_gone_from_the_sample(gone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cacheservice.store.curve.FIRST_RATE", 1 / 4)
     store = Store(1 << 30, now=0)
     keys = [f"key{number}" for number in range(2_000)]
     for key in keys:
