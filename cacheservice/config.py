@@ -127,8 +127,8 @@ class Settings(BaseSettings):
     weight: Annotated[int, Field(ge=1, le=100)] = 1
     """The node's share of the keys, relative to the others."""
     max_memory: Annotated[ByteSize, Field(ge=1 * MiB)] = ByteSize(256 * MiB)
-    """What the entries may occupy, keys and overhead included, for instance 256MiB. The process itself
-    needs some 60 MiB more."""
+    """What the entries may occupy, keys and overhead included, for instance 256MiB. The process as a whole
+    stays within 1.15 times that and 64 MiB."""
     policy: Policy = "lru"
     """What is evicted when memory is full: lru, lfu, fifo, s3fifo, or adaptive, which is hardly ever worse
     than lru, and mostly the best of them."""
