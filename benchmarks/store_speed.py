@@ -2,7 +2,9 @@
 
 All hold the same 100-byte values under the same 15-byte keys; ours checks the expiry of each read and
 counts its bytes, which the others do not. Reads are Zipf-distributed, keys given as strings of their own,
-as they come from the wire. The rounds of all candidates are interleaved, and the median is printed.
+as they come from the wire. Each candidate has a process of its own, as a node has one policy: the
+interpreter specialises code for the one type that it sees there. One works at a time; the rounds of all
+candidates are interleaved, and the median is printed.
 """
 
 from __future__ import annotations
@@ -10,6 +12,9 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from random import Random
 from statistics import median
 from time import perf_counter
@@ -34,10 +39,8 @@ Run = Callable[[Sequence[str]], None]
 class Candidate:
     """A cache that is full, and what it does with a row of keys."""
 
-    def __init__(self, name: str, hit: Run, put: Run, many: Run | None = None) -> None:
-        self.name = name
-        self.runs = {"hit": hit, "replace": put, "evict": put, "batch": many}
-        self.ns: dict[str, list[float]] = {kind: [] for kind, run in self.runs.items() if run}
+    def __init__(self, hit: Run, put: Run, many: Run | None = None) -> None:
+        self.runs = {"hit": hit, "replace": put, "evict": put} | ({"batch": many} if many else {})
 
 
 def ours(policy: str, keys: Sequence[str]) -> Candidate:
@@ -61,11 +64,12 @@ def ours(policy: str, keys: Sequence[str]) -> Candidate:
         for start in range(0, len(row), BATCH):
             store.get_many(row[start : start + BATCH], 1)
 
-    return Candidate(f"cacheservice {policy}", hit, put, many)
+    return Candidate(hit, put, many)
 
 
-def mapping(name: str, cache: Any, keys: Sequence[str]) -> Candidate:
+def mapping(make: Callable[[int], Any], keys: Sequence[str]) -> Candidate:
     value = bytes(100)
+    cache = make(len(keys))
     for key in keys:
         cache[key] = value
 
@@ -78,7 +82,7 @@ def mapping(name: str, cache: Any, keys: Sequence[str]) -> Candidate:
         for key in row:
             cache[key] = value
 
-    return Candidate(name, hit, put)
+    return Candidate(hit, put)
 
 
 class OrderedDictLRU:
@@ -112,54 +116,74 @@ def zipf(count: int, entries: int, random: Random) -> list[str]:
     return [key_of(spread[place]) for place in places]
 
 
+CANDIDATES: dict[str, Callable[[Sequence[str]], Candidate]] = {
+    **{f"cacheservice {policy}": partial(ours, policy) for policy in POLICIES},
+    "OrderedDict by hand": partial(mapping, OrderedDictLRU),
+    "cachetools LRU": partial(mapping, cachetools.LRUCache),
+    "cachetools LFU": partial(mapping, cachetools.LFUCache),
+    "cachetools FIFO": partial(mapping, cachetools.FIFOCache),
+    "cachetools TTL": partial(mapping, lambda entries: cachetools.TTLCache(entries, 3_600)),
+    "cachebox LRU (Rust)": partial(mapping, cachebox.LRUCache),
+    "cachebox LFU (Rust)": partial(mapping, cachebox.LFUCache),
+    "cachebox TTL (Rust)": partial(mapping, lambda entries: cachebox.TTLCache(entries, 3_600)),
+}
+
+
+def work(name: str, entries: int, orders: Connection) -> None:
+    """Answers each order, a seed, with the ns of each kind of operation."""
+    keys = [key_of(number) for number in range(entries)]
+    candidate = CANDIDATES[name](keys)
+    fresh = entries
+    while (seed := orders.recv()) is not None:
+        random = Random(seed)
+        ns = {}
+        for kind, run in candidate.runs.items():
+            if kind == "evict":
+                row = [key_of(number) for number in range(fresh, fresh + OPERATIONS)]
+                fresh += OPERATIONS
+            else:
+                row = zipf(OPERATIONS, entries, random)
+                candidate.runs["replace"](keys)
+            began = perf_counter()
+            run(row)
+            ns[kind] = (perf_counter() - began) / OPERATIONS * 1e9
+        orders.send(ns)
+
+
 def main() -> None:
     entries = int(sys.argv[1]) if len(sys.argv) > 1 else ENTRIES
-    random = Random(1)
-    keys = [key_of(number) for number in range(entries)]
-    candidates = [
-        *(ours(policy, keys) for policy in POLICIES),
-        mapping("OrderedDict by hand", OrderedDictLRU(entries), keys),
-        mapping("cachetools LRU", cachetools.LRUCache(entries), keys),
-        mapping("cachetools LFU", cachetools.LFUCache(entries), keys),
-        mapping("cachetools FIFO", cachetools.FIFOCache(entries), keys),
-        mapping("cachetools TTL", cachetools.TTLCache(entries, 3_600), keys),
-        mapping("cachebox LRU (Rust)", cachebox.LRUCache(entries), keys),
-        mapping("cachebox LFU (Rust)", cachebox.LFUCache(entries), keys),
-        mapping("cachebox TTL (Rust)", cachebox.TTLCache(entries, 3_600), keys),
-    ]
-    fresh = entries
-    for _ in range(ROUNDS):
-        for candidate in candidates:
-            for kind, run in candidate.runs.items():
-                if run is None:
-                    continue
-                if kind == "evict":
-                    row = [key_of(number) for number in range(fresh, fresh + OPERATIONS)]
-                    fresh += OPERATIONS
-                else:
-                    row = zipf(OPERATIONS, entries, random)
-                    if kind == "replace" or kind == "hit" or kind == "batch":
-                        candidate.runs["replace"](keys)  # type: ignore[misc]
-                began = perf_counter()
-                run(row)
-                candidate.ns[kind].append((perf_counter() - began) / OPERATIONS * 1e9)
-    report(candidates, entries)
+    context = get_context("spawn")
+    pipes = {}
+    for name in CANDIDATES:
+        pipes[name], end = context.Pipe()
+        context.Process(target=work, args=(name, entries, end), daemon=True).start()
+        end.close()
+    results: dict[str, dict[str, list[float]]] = {name: {} for name in CANDIDATES}
+    for seed in range(ROUNDS + 1):
+        for name, pipe in pipes.items():
+            pipe.send(seed)
+            for kind, ns in pipe.recv().items():
+                if seed > 0:  # the first round warms up
+                    results[name].setdefault(kind, []).append(ns)
+    for pipe in pipes.values():
+        pipe.send(None)
+    report(
+        {name: {kind: median(ns) for kind, ns in kinds.items()} for name, kinds in results.items()}, entries
+    )
 
 
-def report(candidates: Sequence[Candidate], entries: int) -> None:
+def report(results: dict[str, dict[str, float]], entries: int) -> None:
     print(f"ns an operation, median of {ROUNDS} rounds, {entries:,} entries; batch: us for {BATCH} reads")
     print(f"{'':26}{'hit':>8}{'replace':>9}{'evict':>8}{'batch':>8}")
-    for candidate in candidates:
-        cells = {kind: median(ns) for kind, ns in candidate.ns.items()}
-        batch = f"{cells['batch'] * BATCH / 1_000:8.1f}" if "batch" in cells else ""
-        print(f"{candidate.name:26}{cells['hit']:8.0f}{cells['replace']:9.0f}{cells['evict']:8.0f}{batch}")
-    for candidate in candidates[: len(POLICIES)]:
-        policy = candidate.name.split()[1]
+    for name, ns in results.items():
+        batch = f"{ns['batch'] * BATCH / 1_000:8.1f}" if "batch" in ns else ""
+        print(f"{name:26}{ns['hit']:8.0f}{ns['replace']:9.0f}{ns['evict']:8.0f}{batch}")
+    for policy in POLICIES:
         factor = 1 if policy in SIMPLE else GOAL_OF_CLEVER
         for kind, goal in GOALS_NS.items():
             size = BATCH if kind == "batch" else 1
             limit = goal if kind == "batch" else goal * factor
-            got = median(candidate.ns[kind]) * size
+            got = results[f"cacheservice {policy}"][kind] * size
             print(
                 f"  {policy:10}{kind:8}{got:8.0f} ns, goal {limit:6.0f}: {'PASS' if got <= limit else 'FAIL'}"
             )

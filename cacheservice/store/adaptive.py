@@ -37,11 +37,12 @@ class Adaptive(S3FIFO):
 
     def _comes_again(self, key: str) -> bool:
         ghost = fingerprint(key)
-        if self._ghosts.take(ghost, len(self._main)):
+        main, small = self._main, self._small
+        if self._ghosts.take(ghost, len(main.newer) + len(main.oldest)):
             step = _step(len(self._main_ghosts), len(self._ghosts))
             self._share = min(LARGEST_SHARE, self._share + step / (len(self) or 1))
             return True
-        if self._main_ghosts.take(ghost, len(self._small)):
+        if self._main_ghosts.take(ghost, len(small.newer) + len(small.oldest)):
             step = _step(len(self._ghosts), len(self._main_ghosts))
             self._share = max(LEAST_SHARE, self._share - step / (len(self) or 1))
             return True

@@ -25,10 +25,11 @@ class Ghosts:
     the keys would cost ten times the memory.
     """
 
-    __slots__ = ("_count", "_number", "_table")
+    __slots__ = ("_count", "_mask", "_number", "_table")
 
     def __init__(self) -> None:
         self._table = array("I", [0])
+        self._mask = 0
         self._number = 0
         self._count = 0
 
@@ -38,23 +39,21 @@ class Ghosts:
 
     def add(self, ghost: int, horizon: int) -> None:
         """Notes a key by its fingerprint; room is made for `horizon` keys."""
-        table = self._table
-        while len(table) < _PLACES_PER_KEY * horizon:
+        while len(self._table) < _PLACES_PER_KEY * horizon:
             # Twice the places, told apart by one more bit: what was noted is still found in both.
-            table *= 2
+            self._table *= 2
+            self._mask = len(self._table) - 1
         self._number = number = (self._number + 1) & _LOWER
-        table[ghost & (len(table) - 1)] = ghost & _UPPER | number
+        self._table[ghost & self._mask] = ghost & _UPPER | number
         if self._count < horizon:
             self._count += 1
 
     def take(self, ghost: int, horizon: int) -> bool:
         """Whether the key is among the last `horizon` that were noted; it is forgotten then."""
-        table = self._table
-        place = ghost & (len(table) - 1)
-        noted = table[place]
+        noted = self._table[ghost & self._mask]
         if (noted ^ ghost) & _UPPER or (self._number - noted & _LOWER) >= horizon:
             return False
-        table[place] = 0
+        self._table[ghost & self._mask] = 0
         if self._count:
             self._count -= 1
         return True
@@ -63,6 +62,7 @@ class Ghosts:
         """The same memory, for the other half of what is split in two."""
         other = Ghosts()
         other._table = self._table[:]
+        other._mask = self._mask
         other._number = self._number
         other._count = self._count
         return other

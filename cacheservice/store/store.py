@@ -31,6 +31,12 @@ LEAST_EVICTIONS = 4
 BYTES_PER_EVICTION = 128
 """A write evicts one entry more for each so many of its bytes: more than it needs, so that it pays for
 others too, but not for all of them, since there may be many writes in a batch."""
+MOST_SPARE = 16
+"""When something must go, room is made for so many more of the same size: it costs less for each then."""
+SPARE_SHIFT = 10
+"""But no more than a thousandth of the store."""
+FROM_ONE_SEGMENT = 8
+"""Entries evicted from a segment before the next one is looked at."""
 MAX_OVERDRAFT = 32 << 20
 """Bytes, or an eighth of the bound, by which it may be exceeded before another large entry is refused, until
 `upkeep` has made room."""
@@ -173,24 +179,29 @@ class Store:
         segment = self._segments[position >> self._shift]
         policy = segment.policy
         replaced = policy.peek(key)
-        if self.bytes + cost > self.limit:
+        growth = cost if replaced is None else cost - self._cost(key, replaced)
+        if self.bytes + growth > self.limit:
             # The policy keeps the replaced entry's place (and holds it while others go), so that a new
             # value is a use of the entry and not a new entry.
-            extra = cost if replaced is None else cost - self._cost(key, replaced)
-            if self.bytes + extra > self.limit:
-                most = min(MAX_EVICTIONS, LEAST_EVICTIONS + cost // BYTES_PER_EVICTION)
-                left = self._make_room(extra, segment, most)
-                if replaced is not None and policy.peek(key) is None:
-                    replaced = None
-                    self._make_room(cost, segment, left)
+            most = LEAST_EVICTIONS + cost // BYTES_PER_EVICTION
+            spare = 0
+            if self.bytes <= self.limit:
+                most += MOST_SPARE
+                spare = min(self.limit >> SPARE_SHIFT, MOST_SPARE * growth)
+            left = self._make_room(growth, segment, min(most, MAX_EVICTIONS), spare)
+            if replaced is not None and policy.peek(key) is None:
+                replaced = None
+                growth = cost
+                self._make_room(growth, segment, left)
         if replaced is None:
             policy.add(key, packed)
+            segment.count += 1
         else:
-            self._strike(segment, key, replaced)
+            if replaced < segment.expiry.limit or replaced[FLAGS]:
+                segment.unindex(key, replaced)
             policy.replace(key, packed)
-        segment.count += 1
-        self.bytes += cost
-        segment.bytes += cost
+        self.bytes += growth
+        segment.bytes += growth
         if packed < segment.expiry.limit or packed[FLAGS]:
             segment.index(key, packed)
         self.stats.sets += 1
@@ -364,34 +375,53 @@ class Store:
             self.stats.invalidated += removed
             yield removed
 
-    def _make_room(self, extra: int, segment: Segment, most: int) -> int:
-        """Evicts until `extra` bytes fit, from `segment` and its fellows, but no more than `most` entries.
+    def _make_room(self, extra: int, segment: Segment, most: int, spare: int = 0) -> int:
+        """Evicts until `extra` and `spare` bytes fit, from `segment` and its fellows, but at most `most`
+        entries.
 
         Returns how many of those are left.
 
         Of two segments the fuller one has to give: the one that grows, and another in turn. That keeps
         them as equal as the balls in bins of Azar et al. ("Balanced Allocations", STOC 1994).
         """
-        before = self.bytes
-        segments = self._segments
-        evicted = 0
-        while evicted < most:
-            if self.bytes + extra <= self.limit or not self.bytes:
-                return most - evicted
-            self._rotor = (self._rotor + 1) % len(segments)
-            other = segments[self._rotor]
-            fuller = other if other.bytes << other.depth > segment.bytes << segment.depth else segment
-            if fuller.count:
-                victim, packed = fuller.policy.evict()
-                self._strike(fuller, victim, packed)
-                self.stats.evictions += 1
-                evicted += 1
+        before, left = self.bytes, most
+        over = before + extra + spare - self.limit
+        while over > 0 and left and self.bytes:
+            freed, evicted = self._evict(self._fuller(segment), over, min(left, FROM_ONE_SEGMENT))
+            over -= freed
+            left -= evicted
         overdraft = self.bytes - self.limit
         if overdraft > min(MAX_OVERDRAFT, self.max_bytes // 8) and extra > before - self.bytes:
             raise Overloaded(
                 f"the store has yet to make room for {overdraft:,} bytes", retry_after_ms=str(RETRY_MS)
             )
-        return 0
+        return left
+
+    def _fuller(self, segment: Segment) -> Segment:
+        """The one that holds more, of `segment` and another, which is each in turn."""
+        self._rotor = (self._rotor + 1) % len(self._segments)
+        other = self._segments[self._rotor]
+        return other if other.bytes << other.depth > segment.bytes << segment.depth else segment
+
+    def _evict(self, segment: Segment, size: int, most: int) -> tuple[int, int]:
+        """Evicts `size` bytes or more of the segment, as far as it has them, but no more than `most` entries.
+
+        Returns the bytes and the number of the entries.
+        """
+        evict, cost = segment.policy.evict, self._cost
+        freed = evicted = 0
+        most = min(most, segment.count)
+        while freed < size and evicted < most:
+            key, packed = evict()
+            freed += cost(key, packed)
+            evicted += 1
+            if packed < segment.expiry.limit or packed[FLAGS]:
+                segment.unindex(key, packed)
+        self.bytes -= freed
+        segment.bytes -= freed
+        segment.count -= evicted
+        self.stats.evictions += evicted
+        return freed, evicted
 
     def _split(self, segment: Segment, key: str) -> None:
         """Gives half of the segment, which `key` belongs to, to a new one."""

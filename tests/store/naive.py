@@ -61,6 +61,7 @@ class ExactGhosts:
 def make_room(ghosts: Ghosts) -> None:
     """Gives the memory places enough for keys that do not collide, so that it is exact with them."""
     ghosts._table = array("I", [0]) * ROOMY_PLACES
+    ghosts._mask = ROOMY_PLACES - 1
 
 
 def keys_that_do_not_collide(count: int) -> list[str]:
