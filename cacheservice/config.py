@@ -29,13 +29,12 @@ from pydantic_settings import (
 )
 
 from cacheservice.address import split_address
+from cacheservice.limits import MAX_TTL_SECONDS
 
 ENV_PREFIX = "CACHESERVICE_"
 
 KiB = 1024
 MiB = 1024 * KiB
-MAX_TTL_SECONDS = 315_360_000.0
-"""Ten years: the longest time to live."""
 LEAST_SHARE = 0.01
 MAX_SHARES = 0.95
 """What namespaces may have to themselves of max_memory, together."""

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import zstandard
 
-from cacheservice.config import MAX_TTL_SECONDS
+from cacheservice.limits import MAX_TTL_SECONDS
 
 OPERATIONS = ("get", "set", "delete")
 MAX_SIZE = 1 << 30

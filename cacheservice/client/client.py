@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TypeVar, overload
+from typing import Literal, TypeVar, overload
 
+from cacheservice.client.arguments import (
+    checked_int64,
+    checked_key,
+    checked_milliseconds,
+    checked_uint32,
+    checked_uint64,
+    checked_value,
+)
+from cacheservice.client.exchange import Exchange
 from cacheservice.client.nodes import Nodes
 from cacheservice.client.results import Lookup, Outcome, SetResult
-from cacheservice.errors import AnswerTooLarge, CacheServiceError, InvalidArgument
+from cacheservice.client.topology import Placement, TopologyWatch
+from cacheservice.errors import CacheServiceError
 from cacheservice.v1 import cache_pb2 as pb
-from cacheservice.wire import from_status
 
 Default = TypeVar("Default")
+Routing = Literal["direct", "proxy"]
 
 _OUTCOMES = {
     pb.GET_OUTCOME_HIT: Outcome.HIT,
     pb.GET_OUTCOME_MISS: Outcome.MISS,
     pb.GET_OUTCOME_STALE: Outcome.STALE,
 }
-_MAX_BATCH = 10_000
-_MAX_BATCH_BYTES = 4 * 1024 * 1024
+_AT_A_TIME = 20_000
+"""Keys of one call that are under way at a time."""
 
 
 class Client:
@@ -36,8 +46,16 @@ class Client:
     answer.
     """
 
-    def __init__(self, targets: str | Sequence[str], *, timeout: float = 1.0) -> None:
+    def __init__(
+        self, targets: str | Sequence[str], *, routing: Routing = "direct", timeout: float = 1.0
+    ) -> None:
+        if routing not in ("direct", "proxy"):
+            raise ValueError(f"routing must be 'direct' or 'proxy', not {routing!r}")
         self.nodes = Nodes([targets] if isinstance(targets, str) else targets, timeout)
+        self._is_direct = routing == "direct"
+        self._timeout = timeout
+        self._watch = TopologyWatch(lambda: self.nodes.addresses, self.nodes.at, self._place)
+        self._opened: Exchange | None = None
 
     async def __aenter__(self) -> Client:
         return self
@@ -49,7 +67,23 @@ class Client:
 
     async def close(self) -> None:
         """Closes all connections. Calls under way end with an error."""
+        await self._watch.close()
+        if self._opened is not None:
+            await self._opened.close()
         await self.nodes.close()
+
+    @property
+    def _exchange(self) -> Exchange:
+        """Opened at the first use, which is within the event loop."""
+        if self._opened is None:
+            self._opened = Exchange(self.nodes, self._watch, self._timeout)
+            if self._is_direct:
+                self._watch.start()
+        return self._opened
+
+    def _place(self, placement: Placement) -> None:
+        self.nodes.learn(placement.addresses)
+        self._exchange.place(placement)
 
     @overload
     async def get(self, key: str) -> bytes | None: ...
@@ -57,12 +91,13 @@ class Client:
     async def get(self, key: str, default: Default) -> bytes | Default: ...
     async def get(self, key: str, default: Default | None = None) -> bytes | Default | None:
         """The value, fresh or stale, or `default` when there is none."""
-        found = await self.lookup(key)
-        return default if found.value is None else found.value
+        key = checked_key(key)
+        value = await self._exchange.lane(key).read(key)
+        return default if value is None else value
 
     async def lookup(self, key: str) -> Lookup:
         """The value with everything that is known of it."""
-        request = pb.GetRequest(key=_key(key))
+        request = pb.GetRequest(key=checked_key(key))
         return _lookup(
             await self.nodes.call(
                 lambda node, timeout: node.cache.Get(request, timeout=timeout), repeatable=True
@@ -70,26 +105,11 @@ class Client:
         )
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        """The values of those keys that have one. Raises the first key's error, if any has one."""
+        """The values of those keys that have one. Raises the first error, if any key has one."""
+        wanted = list(dict.fromkeys(map(checked_key, keys)))
         found: dict[str, bytes] = {}
-        parts = _parts(list(dict.fromkeys(map(_key, keys))))
-        while parts:
-            part = parts.pop(0)
-            request = pb.BatchGetRequest(keys=part)
-            response = await self.nodes.call(
-                lambda node, timeout, request=request: node.cache.BatchGet(request, timeout=timeout),  # type: ignore[misc]
-                repeatable=True,
-            )
-            left_out: list[str] = []
-            for key, result in zip(part, response.results, strict=True):
-                if result.HasField("error"):
-                    error = from_status(result.error)
-                    if not isinstance(error, AnswerTooLarge) or key == part[0]:
-                        raise error
-                    left_out.append(key)
-                elif result.response.outcome != pb.GET_OUTCOME_MISS:
-                    found[key] = result.response.value
-            parts += _parts(left_out)
+        for start in range(0, len(wanted), _AT_A_TIME):
+            found |= await self._exchange.read_many(wanted[start : start + _AT_A_TIME])
         return found
 
     async def set(
@@ -109,18 +129,29 @@ class Client:
 
         For `stale` seconds more it is still served, as stale. Of the conditions at most one may be given.
         """
-        request = _set_request(key, value, ttl)
-        request.stale_seconds = stale
-        request.tags.extend(tags)
-        request.min_replicas = _uint32("min_replicas", min_replicas)
+        key = checked_key(key)
+        value = checked_value(value)
+        ttl_ms = checked_milliseconds("ttl", ttl)
+        stale_ms = checked_milliseconds("stale", stale)
+        if not (if_absent or if_present or if_version is not None or tags or min_replicas):
+            result: SetResult = await self._exchange.lane(key).write(key, value, ttl_ms, stale_ms)
+            return result
         if [if_absent, if_present, if_version is not None].count(True) > 1:
             raise ValueError("of if_absent, if_present and if_version only one may be given")
+        request = pb.SetRequest(
+            key=key,
+            value=value,
+            ttl_seconds=ttl_ms / 1_000,
+            stale_seconds=stale_ms / 1_000,
+            tags=tags,
+            min_replicas=checked_uint32("min_replicas", min_replicas),
+        )
         if if_absent:
             request.if_absent = True
         if if_present:
             request.if_present = True
         if if_version is not None:
-            request.if_version = _uint64("if_version", if_version)
+            request.if_version = checked_uint64("if_version", if_version)
         response = await self.nodes.call(
             lambda node, timeout: node.cache.Set(request, timeout=timeout),
             repeatable=request.WhichOneof("condition") is None,
@@ -129,48 +160,43 @@ class Client:
 
     async def set_many(self, values: Mapping[str, bytes], ttl: float = 0) -> None:
         """Writes all the values. Raises the first failed key's error; the others are written all the same."""
+        keys = list(map(checked_key, values))
+        contents = list(map(checked_value, values.values()))
+        ttl_ms = checked_milliseconds("ttl", ttl)
         errors: list[CacheServiceError] = []
-        requests = [_set_request(key, value, ttl) for key, value in values.items()]
-        for part in _parts(requests, lambda request: len(request.value)):
-            request = pb.BatchSetRequest(requests=part)
-            response = await self.nodes.call(
-                lambda node, timeout, request=request: node.cache.BatchSet(request, timeout=timeout),  # type: ignore[misc]
-                repeatable=True,
-            )
-            errors += [from_status(result.error) for result in response.results if result.HasField("error")]
+        for start in range(0, len(keys), _AT_A_TIME):
+            part = slice(start, start + _AT_A_TIME)
+            try:
+                await self._exchange.write_many(keys[part], contents[part], ttl_ms)
+            except CacheServiceError as error:
+                errors.append(error)
         if errors:
             raise errors[0]
 
     async def delete(self, key: str) -> bool:
         """Removes the entry; whether there was one."""
-        request = pb.DeleteRequest(key=_key(key))
-        response = await self.nodes.call(
-            lambda node, timeout: node.cache.Delete(request, timeout=timeout), repeatable=True
-        )
-        return response.outcome == pb.DELETE_OUTCOME_DELETED
+        key = checked_key(key)
+        return await self._exchange.lane(key).remove(key)
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Removes the entries; how many there were. Raises the first failed key's error, after all."""
+        doomed = list(dict.fromkeys(map(checked_key, keys)))
         removed = 0
         errors: list[CacheServiceError] = []
-        for part in _parts(list(map(_key, keys))):
-            request = pb.BatchDeleteRequest(keys=part)
-            response = await self.nodes.call(
-                lambda node, timeout, request=request: node.cache.BatchDelete(request, timeout=timeout),  # type: ignore[misc]
-                repeatable=True,
-            )
-            for result in response.results:
-                if result.HasField("error"):
-                    errors.append(from_status(result.error))
-                else:
-                    removed += result.response.outcome == pb.DELETE_OUTCOME_DELETED
+        for start in range(0, len(doomed), _AT_A_TIME):
+            try:
+                found = await self._exchange.remove_many(doomed[start : start + _AT_A_TIME])
+            except CacheServiceError as error:
+                errors.append(error)
+            else:
+                removed += sum(found.values())
         if errors:
             raise errors[0]
         return removed
 
     async def touch(self, key: str, ttl: float) -> bool:
         """Gives the entry `ttl` more seconds from now; whether there was one."""
-        request = pb.TouchRequest(key=_key(key), ttl_seconds=ttl)
+        request = pb.TouchRequest(key=checked_key(key), ttl_seconds=checked_milliseconds("ttl", ttl) / 1_000)
         response = await self.nodes.call(
             lambda node, timeout: node.cache.Touch(request, timeout=timeout), repeatable=True
         )
@@ -179,7 +205,10 @@ class Client:
     async def incr(self, key: str, delta: int = 1, *, initial: int = 0, ttl: float = 0) -> int:
         """Adds `delta` to the counter and returns it. An absent one is made from `initial`, with `ttl`."""
         request = pb.IncrementRequest(
-            key=_key(key), delta=_int64("delta", delta), initial=_int64("initial", initial), ttl_seconds=ttl
+            key=checked_key(key),
+            delta=checked_int64("delta", delta),
+            initial=checked_int64("initial", initial),
+            ttl_seconds=ttl,
         )
         response = await self.nodes.call(
             lambda node, timeout: node.cache.Increment(request, timeout=timeout), repeatable=False
@@ -198,53 +227,3 @@ def _lookup(response: pb.GetResponse) -> Lookup:
         response.served_by,
         response.hops,
     )
-
-
-def _key(key: str) -> str:
-    if not isinstance(key, str):
-        raise TypeError(f"a key must be str, not {type(key).__name__}")
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        raise InvalidArgument.of("key", "text that UTF-8 can express", repr(key)[:64]) from None
-    return key
-
-
-def _integer(bits: int, lowest: int) -> Callable[[str, int], int]:
-    highest = lowest + 2**bits - 1
-
-    def checked(field: str, value: int) -> int:
-        if not isinstance(value, int):
-            raise TypeError(f"{field} must be int, not {type(value).__name__}")
-        if not lowest <= value <= highest:
-            raise InvalidArgument.of(field, f"{lowest} to {highest}", str(value))
-        return value
-
-    return checked
-
-
-_int64 = _integer(64, -(2**63))
-_uint64 = _integer(64, 0)
-_uint32 = _integer(32, 0)
-
-
-def _set_request(key: str, value: bytes, ttl: float) -> pb.SetRequest:
-    if not isinstance(value, bytes):
-        raise TypeError(f"a value must be bytes, not {type(value).__name__}")
-    return pb.SetRequest(key=_key(key), value=value, ttl_seconds=ttl)
-
-
-Item = TypeVar("Item")
-
-
-def _parts(items: Sequence[Item], size: Callable[[Item], int] = lambda _: 0) -> list[list[Item]]:
-    """The items in batches, each within the bounds of what is sent at a time."""
-    parts: list[list[Item]] = []
-    room = 0
-    for item in items:
-        room -= size(item)
-        if not parts or len(parts[-1]) == _MAX_BATCH or room < 0:
-            parts.append([])
-            room = _MAX_BATCH_BYTES - size(item)
-        parts[-1].append(item)
-    return parts

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import TypeVar
 
 import grpc
 
 from cacheservice.address import split_address
+from cacheservice.client.channel import NodeStubs
 from cacheservice.errors import (
     CacheServiceError,
     DeadlineExceeded,
@@ -17,28 +17,10 @@ from cacheservice.errors import (
     TooFewReplicas,
     Unavailable,
 )
-from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
-from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
-from cacheservice.v1.cluster_pb2 import (
-    MEMBER_STATE_ALIVE,
-    DescribeRequest,
-    Topology,
-)
-from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub
-from cacheservice.wire import connects, from_rpc_error, was_cancelled_here
+from cacheservice.v1.cluster_pb2 import DescribeRequest, Topology
+from cacheservice.wire import from_rpc_error, was_cancelled_here
 
-MAX_MESSAGE_BYTES = 1024 * 1024 * 1024
-
-_OPTIONS = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.use_local_subchannel_pool", 1),
-]
 _SET_ASIDE_SECONDS = 1.0
-_REFRESH_SECONDS = 5.0
 
 _FINAL = (OutcomeUnknown, TooFewReplicas)
 """Answers of the owner itself: another node would have no other."""
@@ -46,25 +28,8 @@ _FINAL = (OutcomeUnknown, TooFewReplicas)
 Response = TypeVar("Response")
 
 
-class NodeStubs:
-    """The stubs of one node's services."""
-
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self.cache = CacheServiceStub(self._channel)
-        self.cluster = ClusterServiceStub(self._channel)
-        self.admin = AdminServiceStub(self._channel)
-
-    async def connects(self, seconds: float) -> bool:
-        """Whether there is a connection, or comes about in time."""
-        return await connects(self._channel, seconds)
-
-    async def close(self, grace: float | None = None) -> None:
-        await self._channel.close(grace)
-
-
 class Nodes:
-    """Calls any node that answers, in turn; starts from `targets` and learns the others from them.
+    """Calls any node that answers, in turn; starts from `targets`, and learns the others with `learn`.
 
     A node that gives no answer is left out for a second. Safe for one event loop.
     """
@@ -72,15 +37,36 @@ class Nodes:
     def __init__(self, targets: Sequence[str], timeout: float) -> None:
         if not targets:
             raise ValueError("a client needs the address of at least one node")
-        self._targets = tuple(map(_checked, targets))
+        self._targets = tuple(dict.fromkeys(map(_checked, targets)))
         self._timeout = timeout
         self._stubs: dict[str, NodeStubs] = {}
-        self._order = list(dict.fromkeys(self._targets))
+        self._order = list(self._targets)
         self._aside_until: dict[str, float] = {}
         self._turn = 0
-        self._refreshing: asyncio.Task[None] | None = None
-        self._refresh_at = 0.0
         self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Of all nodes that are known."""
+        return self._order
+
+    @property
+    def targets(self) -> Sequence[str]:
+        return self._targets
+
+    def learn(self, members: Sequence[str]) -> None:
+        """Takes over the members' addresses, and closes the channels to others.
+
+        The targets stay: the members' own addresses may be of no use from here.
+        """
+        self._order = list(dict.fromkeys([*members, *self._targets]))
+        wanted = set(self._order)
+        self._aside_until = {a: until for a, until in self._aside_until.items() if a in wanted}
+        for gone in [address for address in self._stubs if address not in wanted]:
+            # Calls under way may finish; all have ended by their deadline.
+            closing = asyncio.create_task(self._stubs.pop(gone).close(self._timeout))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def call(
         self,
@@ -96,7 +82,6 @@ class Nodes:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self._timeout if timeout is None else timeout)
-        self._refresh_if_due(loop.time())
         untried = self._in_turn(loop.time())
         while True:
             address = untried.pop(0)
@@ -116,7 +101,6 @@ class Nodes:
             no_answer = type(error) in (Unavailable, DeadlineExceeded)
             if no_answer:
                 self._aside_until[address] = loop.time() + _SET_ASIDE_SECONDS
-                self._refresh_at = 0.0
             if no_answer and may_send and not repeatable:
                 raise OutcomeUnknown(f"{address} gave no answer: {error.message}") from error
             is_final = not isinstance(error, Unavailable | DeadlineExceeded) or isinstance(error, _FINAL)
@@ -135,10 +119,6 @@ class Nodes:
         return self._node(address)
 
     async def close(self) -> None:
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._refreshing
         await asyncio.gather(*(node.close() for node in self._stubs.values()), *self._closing)
         self._stubs.clear()
 
@@ -153,32 +133,6 @@ class Nodes:
         if node is None:
             node = self._stubs[address] = NodeStubs(address)
         return node
-
-    def _refresh_if_due(self, now: float) -> None:
-        if now >= self._refresh_at and (self._refreshing is None or self._refreshing.done()):
-            self._refresh_at = now + _REFRESH_SECONDS
-            self._refreshing = asyncio.create_task(self._refresh())
-
-    async def _refresh(self) -> None:
-        """Learns the members from the first node that tells them, and closes channels to others."""
-        for address in self._in_turn(asyncio.get_running_loop().time()):
-            try:
-                response = await self._node(address).cluster.Describe(
-                    DescribeRequest(), timeout=self._timeout
-                )
-            except grpc.aio.AioRpcError:
-                continue
-            alive = [m.address for m in response.topology.members if m.state == MEMBER_STATE_ALIVE]
-            # The targets stay: the members' own addresses may be of no use from here.
-            self._order = list(dict.fromkeys([*alive, *self._targets]))
-            wanted = set(self._order)
-            self._aside_until = {a: until for a, until in self._aside_until.items() if a in wanted}
-            for gone in [stub for stub in self._stubs if stub not in wanted]:
-                # Calls under way may finish; all have ended by their deadline.
-                closing = asyncio.create_task(self._stubs.pop(gone).close(self._timeout))
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
-            return
 
 
 def _checked(target: str) -> str:

@@ -8,7 +8,7 @@ goes round again, to the next owner.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from cacheservice.clock import Clock
@@ -104,6 +104,29 @@ class Node:
     def hints(self) -> int:
         """Writes that replicas have yet to be told of."""
         return len(self._replicator.hints)
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether any key has other owners beside the first."""
+        return self._config.replication_factor > 1 and len(self._view.ring.members) > 1
+
+    def answers_for(self, keys: Collection[str]) -> bool:
+        """Whether this node owns all the keys, and need not ask anybody what they hold."""
+        ring = self._view.ring
+        if len(ring.members) > 1:
+            alone = (self._node_id,)
+            if any(ring.owners(key, 1) != alone for key in keys):
+                return False
+        elif ring.members[0].node_id != self._node_id:
+            return False
+        return self._clock.now_ms() >= self._settled_at or all(map(self.shard.knows, keys))
+
+    async def replicate(self, changes: Sequence[Change], timeout_ms: int) -> list[tuple[int, int]]:
+        """Has changes copied that were made here; of each its version in the end, and how many replicas
+        hold it."""
+        call = _Call(self._clock.now_ms() + timeout_ms, MAX_HOPS)
+        targets = [self._replicas(change.key, _NOWHERE) for change in changes]
+        return await self._replicate(call, changes, targets)
 
     def set_view(self, view: View) -> None:
         """Routes by `view` from now on; requests under way use it for what they try next."""

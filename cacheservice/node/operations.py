@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from cacheservice.errors import CacheServiceError
 from cacheservice.store import Entry
@@ -106,8 +107,7 @@ Answer = Result | CacheServiceError
 """In a batch each operation has its own answer, which may be an error."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A write as it travels to replicas: the entry, or None when the key was removed."""
 
     key: str

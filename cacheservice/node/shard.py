@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from random import Random
 
 from cachetools import TTLCache
 from xxhash import xxh3_64_intdigest
 
 from cacheservice.clock import Clock, HybridLogicalClock
-from cacheservice.errors import CounterOverflow, NotACounter, ResourceExhausted, shown
+from cacheservice.errors import CacheServiceError, CounterOverflow, NotACounter, ResourceExhausted, shown
+from cacheservice.node.columns import Reads
 from cacheservice.node.namespaces import Namespaces
 from cacheservice.node.operations import (
     Change,
@@ -28,7 +30,17 @@ from cacheservice.node.operations import (
     Touch,
     TouchResult,
 )
-from cacheservice.store import Entry, PartitionedStore, Store, pack, unpack, version_of
+from cacheservice.store import (
+    Entry,
+    PartitionedStore,
+    Store,
+    is_fresh,
+    pack,
+    ttl_of,
+    unpack,
+    value_of,
+    version_of,
+)
 
 TOMBSTONE_MS = 60_000
 MAX_TOMBSTONES = 100_000
@@ -80,6 +92,48 @@ class Shard:
             now - entry.created,
             self._node_id,
         )
+
+    def get_many(self, keys: Sequence[str], *, values_only: bool = False) -> Reads:
+        """What `get` gives for each key, as columns."""
+        now = self._clock.now_ms()
+        found = self.store.get_many(keys, now)
+        fresh, stale, miss = int(GetOutcome.HIT), int(GetOutcome.STALE), int(GetOutcome.MISS)
+        reads = Reads(
+            [miss if packed is None else fresh if is_fresh(packed, now) else stale for packed in found],
+            [b"" if packed is None else value_of(packed) for packed in found],
+        )
+        if not values_only:
+            reads.versions = [0 if packed is None else version_of(packed) for packed in found]
+            reads.ttl_ms = [0 if packed is None else ttl_of(packed, now) for packed in found]
+        return reads
+
+    def set_many(self, rows: Iterable[tuple[str, bytes, int, int]]) -> list[Change | CacheServiceError]:
+        """Writes each key with its value, time to live and stale window; the changes, or what was raised."""
+        now = self._clock.now_ms()
+        done: list[Change | CacheServiceError] = []
+        for key, value, ttl_ms, stale_ms in rows:
+            version = self._next_version(key, self._held_version(key))
+            entry = Entry(value, version, now, self._expires(key, ttl_ms, now), stale_ms)
+            try:
+                self._put(key, entry)
+            except ResourceExhausted as error:
+                done.append(error)
+            else:
+                done.append(Change(key, version, entry))
+        return done
+
+    def delete_many(self, keys: Iterable[str]) -> tuple[list[int], list[Change]]:
+        """Removes each key; the outcomes, and the changes."""
+        outcomes: list[int] = []
+        changes: list[Change] = []
+        for key in keys:
+            held = self._held_version(key)
+            version = self._next_version(key, held)
+            self.store.delete(key)
+            self._bury(key, version)
+            outcomes.append(DeleteOutcome.DELETED if held else DeleteOutcome.NOT_FOUND)
+            changes.append(Change(key, version, None))
+        return outcomes, changes
 
     def apply(self, operation: Operation) -> tuple[Result, Change | None]:
         """Does the operation here, as the owner; the change, if any, is for the replicas.

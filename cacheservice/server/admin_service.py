@@ -5,7 +5,7 @@ from __future__ import annotations
 from cacheservice.clock import Clock
 from cacheservice.node.node import Node
 from cacheservice.node.sweeps import Sweeps
-from cacheservice.server.guard import Admission, Context, not_yet, unary
+from cacheservice.server.guard import Admission, Context, guarded, not_yet
 from cacheservice.store import FACTORS, Store
 from cacheservice.v1 import admin_pb2 as pb
 from cacheservice.v1.admin_pb2_grpc import AdminServiceServicer
@@ -22,7 +22,7 @@ class AdminServicer(AdminServiceServicer):
         self._sweeps = sweeps
         self._started = clock.now_ms()
 
-    @unary
+    @guarded
     async def Stats(self, request: pb.StatsRequest, context: Context) -> pb.StatsResponse:
         parts = self._node.shard.store.parts
         stores = list(parts.values())

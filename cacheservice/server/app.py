@@ -19,6 +19,7 @@ from cacheservice.address import join_address, split_address
 from cacheservice.clock import SystemClock
 from cacheservice.config import PEER_SLACK, NamespaceSettings, Settings
 from cacheservice.membership import Member, Membership, MembershipConfig, State
+from cacheservice.node.batches import Batches
 from cacheservice.node.namespaces import NamespacePolicy, Namespaces
 from cacheservice.node.node import Node, NodeConfig
 from cacheservice.node.shard import Shard
@@ -29,6 +30,7 @@ from cacheservice.server.admin_service import AdminServicer
 from cacheservice.server.cache_service import CacheServicer
 from cacheservice.server.channels import PeerChannels, channel_options
 from cacheservice.server.cluster_service import ClusterServicer
+from cacheservice.server.exchange import Exchange
 from cacheservice.server.gossip import Gossip, RingSettings
 from cacheservice.server.guard import Admission, TolerantServer
 from cacheservice.server.memory import MemoryKeeper, resident_bytes, settle_allocator, settle_collector
@@ -151,6 +153,8 @@ class NodeServer:
             await self._gossip.leave(final=False)
             await self._gossip.leave(final=True)
         finally:
+            self._exchange.close()
+            self._cluster.close()
             await self._server.stop(self._settings.drain_seconds)
             for task in self._loops:
                 task.cancel()
@@ -175,11 +179,13 @@ class NodeServer:
         settings, node, clock = self._settings, self._node, self._clock
         admission = self._admission
         sweeps = Sweeps(node.shard.store, clock)
+        self._exchange = Exchange(Batches(node), admission, settings, lambda: node.ring_epoch)
         server: Any = TolerantServer(self._server)
         add_CacheServiceServicer_to_server(
-            CacheServicer(node, sweeps, settings, admission, self._is_alone), server
+            CacheServicer(node, sweeps, settings, admission, self._exchange, self._is_alone), server
         )
-        add_ClusterServiceServicer_to_server(ClusterServicer(node, self._gossip, settings), server)
+        self._cluster = ClusterServicer(node, self._gossip, settings, admission)
+        add_ClusterServiceServicer_to_server(self._cluster, server)
         add_AdminServiceServicer_to_server(
             AdminServicer(settings.node_id, node, sweeps, admission, clock), server
         )
@@ -208,6 +214,7 @@ class NodeServer:
             _log.info("ring %d: %s", self._ring.epoch, ", ".join(sorted(addresses)))
         suspects = frozenset(member.node_id for member in in_ring if member.state is State.SUSPECT)
         self._node.set_view(View(self._ring, suspects))
+        self._cluster.changed()
 
     async def _keep_store(self, store: Store | PartitionedStore) -> None:
         while True:

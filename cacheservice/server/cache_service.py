@@ -12,7 +12,8 @@ from cacheservice.node.node import Node
 from cacheservice.node.operations import Answer, Operation
 from cacheservice.node.sweeps import Limits, Sweeps
 from cacheservice.server import decode, encode
-from cacheservice.server.guard import Admission, Context, not_yet_streaming, time_left_ms, unary
+from cacheservice.server.exchange import Exchange
+from cacheservice.server.guard import Admission, Context, guarded, not_yet_streaming, time_left_ms
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer
 from cacheservice.wire import to_status
@@ -25,39 +26,41 @@ class CacheServicer(CacheServiceServicer):
         sweeps: Sweeps,
         settings: Settings,
         admission: Admission,
+        exchange: Exchange,
         is_alone: Callable[[], bool],
     ) -> None:
         self._node = node
         self._is_alone = is_alone
         self._sweeps = sweeps
         self._admission = admission
+        self._exchange = exchange
         self._bounds = decode.Bounds(settings.max_value_bytes, settings.replication_factor)
         self._max_answer_bytes = settings.max_message_bytes
         self._default_timeout_ms = round(settings.default_timeout_seconds * 1_000)
 
-    @unary
+    @guarded
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         return encode.get(await self._execute(decode.get(request), context), self._node.ring_epoch)
 
-    @unary
+    @guarded
     async def Set(self, request: pb.SetRequest, context: Context) -> pb.SetResponse:
         operation = decode.set_(request, self._bounds)
         return encode.set_(await self._execute(operation, context), self._node.ring_epoch)
 
-    @unary
+    @guarded
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
         return encode.delete(await self._execute(decode.delete(request), context), self._node.ring_epoch)
 
-    @unary
+    @guarded
     async def Touch(self, request: pb.TouchRequest, context: Context) -> pb.TouchResponse:
         return encode.touch(await self._execute(decode.touch(request), context), self._node.ring_epoch)
 
-    @unary
+    @guarded
     async def Increment(self, request: pb.IncrementRequest, context: Context) -> pb.IncrementResponse:
         operation = decode.increment(request)
         return encode.increment(await self._execute(operation, context), self._node.ring_epoch)
 
-    @unary
+    @guarded
     async def BatchGet(self, request: pb.BatchGetRequest, context: Context) -> pb.BatchGetResponse:
         answers = await self._execute_batch(
             "keys", request.keys, lambda key: ops.Get(decode.key_(key)), context
@@ -72,7 +75,7 @@ class CacheServicer(CacheServiceServicer):
             ring_epoch=self._node.ring_epoch,
         )
 
-    @unary
+    @guarded
     async def BatchSet(self, request: pb.BatchSetRequest, context: Context) -> pb.BatchSetResponse:
         decode.message_size(request, self._max_answer_bytes)
         answers = await self._execute_batch(
@@ -88,7 +91,7 @@ class CacheServicer(CacheServiceServicer):
             ring_epoch=self._node.ring_epoch,
         )
 
-    @unary
+    @guarded
     async def BatchDelete(self, request: pb.BatchDeleteRequest, context: Context) -> pb.BatchDeleteResponse:
         answers = await self._execute_batch(
             "keys", request.keys, lambda key: ops.Delete(decode.key_(key)), context
@@ -103,10 +106,13 @@ class CacheServicer(CacheServiceServicer):
             ring_epoch=self._node.ring_epoch,
         )
 
-    Exchange = not_yet_streaming("Exchange")
+    @guarded
+    async def Exchange(self, request: object, context: Context) -> None:  # type: ignore[override]
+        await self._exchange.serve(context)
+
     Watch = not_yet_streaming("Watch")
 
-    @unary
+    @guarded
     async def InvalidateTag(
         self, request: pb.InvalidateTagRequest, context: Context
     ) -> pb.InvalidateTagResponse:
@@ -116,7 +122,7 @@ class CacheServicer(CacheServiceServicer):
             removed = await self._sweeps.invalidate_tag(tag)
         return pb.InvalidateTagResponse(removed=removed, ring_epoch=self._node.ring_epoch)
 
-    @unary
+    @guarded
     async def InvalidatePrefix(
         self, request: pb.InvalidatePrefixRequest, context: Context
     ) -> pb.InvalidatePrefixResponse:
@@ -126,7 +132,7 @@ class CacheServicer(CacheServiceServicer):
             removed = await self._sweeps.invalidate_prefix(prefix)
         return pb.InvalidatePrefixResponse(removed=removed, ring_epoch=self._node.ring_epoch)
 
-    @unary
+    @guarded
     async def Scan(self, request: pb.ScanRequest, context: Context) -> pb.ScanResponse:
         scan = decode.scan(request)
         self._check_alone("Scan")

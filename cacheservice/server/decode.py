@@ -7,15 +7,13 @@ from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cacheservice.config import MAX_TTL_SECONDS
 from cacheservice.errors import CacheServiceError, InvalidArgument, Unimplemented
+from cacheservice.limits import MAX_BATCH, MAX_KEY_BYTES, MAX_TTL_SECONDS
 from cacheservice.node.operations import Answer, Delete, Get, Increment, Operation, Set, Touch
 from cacheservice.server.page_token import from_token
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1 import peer_pb2
 
-MAX_KEY_BYTES = 1024
-MAX_BATCH = 10_000
 MAX_TAGS = 16
 MAX_LEASE_WAIT_MS = 60_000
 MAX_VERSION = 2**63
@@ -49,7 +47,7 @@ def get(request: pb.GetRequest) -> Get:
 
 def set_(request: pb.SetRequest, bounds: Bounds) -> Set:
     key = key_(request.key)
-    _check_value(request.value, bounds)
+    check_value(request.value, bounds)
     if request.HasField("if_version"):
         _given_version(request.if_version)
     if request.min_replicas > bounds.replication_factor:
@@ -159,7 +157,7 @@ class Decoded:
 def replica(entry: peer_pb2.ReplicaEntry, bounds: Bounds) -> None:
     """Refuses a copy that is out of the bounds of what its owner could have been asked to write."""
     key_(entry.key)
-    _check_value(entry.value, bounds)
+    check_value(entry.value, bounds)
     if not 1 <= entry.version <= MAX_VERSION:
         raise InvalidArgument.of("version", f"1 to {MAX_VERSION}", str(entry.version))
     for field in ("ttl_ms", "stale_ms", "load_ms", "age_ms"):
@@ -195,7 +193,8 @@ def key_(key: str, field: str = "key") -> str:
     return key
 
 
-def _check_value(value: bytes, bounds: Bounds) -> None:
+def check_value(value: bytes, bounds: Bounds) -> None:
+    """Refuses a value that is too large."""
     if len(value) > bounds.max_value_bytes:
         raise InvalidArgument.of("value", f"at most {bounds.max_value_bytes} bytes", f"{len(value)}")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -27,7 +28,7 @@ _log = logging.getLogger(__name__)
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Context = grpc.aio.ServicerContext[Any, Any]
-Unary = Callable[[Any, Request, Context], Awaitable[Response]]
+Method = Callable[[Any, Request, Context], Awaitable[Response]]
 
 OVERLOAD_RETRY_MS = 100
 
@@ -45,6 +46,15 @@ class Admission:
         """NotReady as long as the node does not know its cluster, whose entries it would take for missing."""
         if not self.is_open:
             raise NotReady("this node has not joined its cluster yet")
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts, for as long as it lasts, what was let in before."""
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
 
     def __enter__(self) -> None:
         self.check_open()
@@ -70,7 +80,7 @@ class Malformed:
 
 
 class TolerantServer:
-    """What generated code registers its handlers with, so that malformed requests reach `unary`.
+    """What generated code registers its handlers with, so that malformed requests reach `guarded`.
 
     gRPC itself would answer them with UNKNOWN and the text of the exception.
     """
@@ -83,11 +93,20 @@ class TolerantServer:
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
         tolerant = {
-            name: handler._replace(request_deserializer=_tolerant(handler.request_deserializer))
+            name: handler._replace(
+                request_deserializer=_tolerant(handler.request_deserializer),
+                response_serializer=_serialized_by(handler),
+            )
             for name, handler in handlers.items()
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, tolerant),))
         self._server.add_registered_method_handlers(service, tolerant)
+
+
+def _serialized_by(handler: Any) -> Callable[[Any], bytes] | None:
+    """None for a stream of requests and responses: such a method writes bytes, whose size it then knows."""
+    is_exchange = handler.request_streaming and handler.response_streaming
+    return None if is_exchange else handler.response_serializer
 
 
 def _tolerant(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -100,11 +119,11 @@ def _tolerant(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return parse_or_tell
 
 
-def unary(method: Unary[Request, Response]) -> Unary[Request, Response]:
+def guarded(method: Method[Request, Response]) -> Method[Request, Response]:
     """Makes a method of a servicer answer errors as statuses with details."""
 
     @functools.wraps(method)
-    async def guarded(self: Any, request: Request, context: Context) -> Response:
+    async def answer(self: Any, request: Request, context: Context) -> Response:
         try:
             if isinstance(request, Malformed):
                 raise InvalidArgument.of("request", "a message of its type", request.why)
@@ -115,7 +134,7 @@ def unary(method: Unary[Request, Response]) -> Unary[Request, Response]:
             _log.exception("defect in %s", method.__qualname__)
             await _abort(context, InternalError("a defect in the node; its log has the details"))
 
-    return guarded
+    return answer
 
 
 def time_left_ms(context: Context, default_ms: int) -> int:

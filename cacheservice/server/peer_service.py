@@ -10,7 +10,7 @@ from cacheservice.errors import ClusterIdMismatch, InvalidArgument, NodeIdMismat
 from cacheservice.node.node import MAX_HOPS, Node
 from cacheservice.server import decode, encode, peer_codec
 from cacheservice.server.gossip import Gossip
-from cacheservice.server.guard import Admission, Context, time_left_ms, unary
+from cacheservice.server.guard import Admission, Context, guarded, time_left_ms
 from cacheservice.v1 import peer_pb2
 from cacheservice.v1.peer_pb2_grpc import PeerServiceServicer
 
@@ -31,7 +31,7 @@ class PeerServicer(PeerServiceServicer):
         self._max_answer_bytes = settings.max_message_bytes
         self._default_timeout_ms = round(settings.default_timeout_seconds * 1_000)
 
-    @unary
+    @guarded
     async def Forward(self, request: peer_pb2.ForwardRequest, context: Context) -> peer_pb2.ForwardResponse:
         self._check(request.header)
         self._admission.check_open()
@@ -48,7 +48,7 @@ class PeerServicer(PeerServiceServicer):
             results=map(encode.operation_result, answers), ring_epoch=self._node.ring_epoch
         )
 
-    @unary
+    @guarded
     async def Replicate(
         self, request: peer_pb2.ReplicateRequest, context: Context
     ) -> peer_pb2.ReplicateResponse:
@@ -58,7 +58,7 @@ class PeerServicer(PeerServiceServicer):
             versions=map(self._merge, request.entries), ring_epoch=self._node.ring_epoch
         )
 
-    @unary
+    @guarded
     async def Fetch(self, request: peer_pb2.FetchRequest, context: Context) -> peer_pb2.FetchResponse:
         self._check(request.header)
         decode.batch_size("keys", request.keys)
@@ -75,7 +75,7 @@ class PeerServicer(PeerServiceServicer):
             response.entries.append(entry)
         return response
 
-    @unary
+    @guarded
     async def Gossip(self, request: peer_pb2.GossipRequest, context: Context) -> peer_pb2.GossipResponse:
         response = self._gossip.receive(request)
         response.ring_epoch = self._node.ring_epoch

@@ -2,7 +2,7 @@
 
 from cacheservice.store.cost import cost_of_one
 from cacheservice.store.curve import FACTORS
-from cacheservice.store.entry import Entry, pack, unpack, version_of
+from cacheservice.store.entry import Entry, is_fresh, pack, ttl_of, unpack, value_of, version_of
 from cacheservice.store.partitioned import PartitionedStore
 from cacheservice.store.store import POLICIES, Store, StoreStats
 
@@ -14,7 +14,10 @@ __all__ = [
     "Store",
     "StoreStats",
     "cost_of_one",
+    "is_fresh",
     "pack",
+    "ttl_of",
     "unpack",
+    "value_of",
     "version_of",
 ]

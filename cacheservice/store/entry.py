@@ -14,7 +14,8 @@ _HEADER = Struct(">QQqB")
 _OPTIONS = Struct(">QQH")
 _TIME = Struct(">Q")
 _VERSION = slice(8, 16)
-_OPTIONS_END = _HEADER.size + _OPTIONS.size
+_HEADER_SIZE = _HEADER.size
+_OPTIONS_END = _HEADER_SIZE + _OPTIONS.size
 _HAS_OPTIONS = 1
 _NEVER = 2**64 - 1
 
@@ -74,6 +75,28 @@ def unpack(packed: bytes) -> Entry:
 def version_of(packed: bytes) -> int:
     """The entry's version, without a look at the rest."""
     return int.from_bytes(packed[_VERSION])
+
+
+def value_of(packed: bytes) -> bytes:
+    """The entry's value alone."""
+    if not packed[FLAGS]:
+        return packed[_HEADER_SIZE:]
+    return packed[_OPTIONS_END + _OPTIONS.unpack_from(packed, _HEADER_SIZE)[2] :]
+
+
+def is_fresh(packed: bytes, now: int) -> bool:
+    """Whether an entry that is not dead at `now` has not outlived its time to live either."""
+    return not packed[FLAGS] or unpack(packed).is_fresh(now)
+
+
+def ttl_of(packed: bytes, now: int) -> int:
+    """For how many ms more the entry is fresh; 0 for ever, and when it is stale."""
+    dies = int.from_bytes(packed[:8])
+    if dies == _NEVER:
+        return 0
+    if packed[FLAGS]:
+        dies -= _OPTIONS.unpack_from(packed, _HEADER_SIZE)[0]
+    return dies - now if dies > now else 0
 
 
 def dead_at(packed: bytes) -> int:

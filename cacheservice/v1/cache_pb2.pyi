@@ -814,6 +814,9 @@ class GetColumns(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEYS_FIELD_NUMBER: _builtins.int
+    VALUES_ONLY_FIELD_NUMBER: _builtins.int
+    values_only: _builtins.bool
+    """True: versions and ttl_ms are of no interest, and are left out of the answer."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 10,000 keys."""
@@ -822,10 +825,11 @@ class GetColumns(_message.Message):
         self,
         *,
         keys: _abc.Iterable[_builtins.str] | None = ...,
+        values_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "values_only", b"values_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -913,7 +917,9 @@ class ExchangeRequest(_message.Message):
     batch_id: _builtins.int
     """Chosen by the caller, unique among its batches in flight on this stream."""
     timeout_ms: _builtins.int
-    """Milliseconds until the caller gives up on the batch; 0 means the server's default."""
+    """Milliseconds until the caller gives up on the batch; 0 means the server's default. Keys without an
+    answer by then have DEADLINE_EXCEEDED.
+    """
     @_builtins.property
     def get(self) -> Global___GetColumns:
         """Reads."""
@@ -947,7 +953,7 @@ Global___ExchangeRequest: _TypeAlias = ExchangeRequest  # noqa: Y015
 
 @_typing.final
 class GetResultColumns(_message.Message):
-    """Entries read, as columns in the order of the keys."""
+    """Entries read, as columns in the order of the keys. Where an error is listed the outcome is UNSPECIFIED."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -969,7 +975,7 @@ class GetResultColumns(_message.Message):
 
     @_builtins.property
     def ttl_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Milliseconds until expiry; 0 for never."""
+        """Milliseconds until expiry; 0 for never, and when it is STALE."""
 
     def __init__(
         self,
@@ -1001,7 +1007,7 @@ class SetResultColumns(_message.Message):
 
     @_builtins.property
     def replicas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """How many nodes hold each entry."""
+        """How many nodes hold each entry, its owner among them; 0 where an error is listed."""
 
     def __init__(
         self,
@@ -1027,11 +1033,11 @@ class DeleteResultColumns(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___DeleteOutcome.ValueType]:
-        """DeleteOutcome of each key."""
+        """DeleteOutcome of each key; UNSPECIFIED where an error is listed."""
 
     @_builtins.property
     def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The versions of the removals."""
+        """The versions of the removals, as in DeleteResponse."""
 
     def __init__(
         self,
@@ -1087,6 +1093,7 @@ class ExchangeResponse(_message.Message):
     SET_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
     """The request's batch_id."""
     ring_epoch: _builtins.int
@@ -1107,6 +1114,10 @@ class ExchangeResponse(_message.Message):
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExchangeError]:
         """The keys that failed; usually empty."""
 
+    @_builtins.property
+    def refused(self) -> _status_pb2.Status:
+        """Present: the whole batch was refused, nothing of it was done, and there are no results."""
+
     def __init__(
         self,
         *,
@@ -1116,10 +1127,11 @@ class ExchangeResponse(_message.Message):
         set: Global___SetResultColumns | None = ...,
         delete: Global___DeleteResultColumns | None = ...,
         errors: _abc.Iterable[Global___ExchangeError] | None = ...,
+        refused: _status_pb2.Status | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "delete", b"delete", "get", b"get", "set", b"set"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "delete", b"delete", "get", b"get", "refused", b"refused", "set", b"set"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "batch_id", b"batch_id", "delete", b"delete", "errors", b"errors", "get", b"get", "ring_epoch", b"ring_epoch", "set", b"set"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "batch_id", b"batch_id", "delete", b"delete", "errors", b"errors", "get", b"get", "refused", b"refused", "ring_epoch", b"ring_epoch", "set", b"set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_batch: _TypeAlias = _typing.Literal["get", "set", "delete"]  # noqa: Y015
     _WhichOneofArgType_batch: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015

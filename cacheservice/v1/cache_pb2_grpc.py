@@ -166,8 +166,12 @@ class CacheServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Exchange(self, request_iterator, context):
-        """The hot path: columnar batches in both directions on one long-lived stream. Answers come in the
-        order in which they are ready; batch_id pairs them with their requests. Not atomic across keys.
+        """The hot path: columnar batches in both directions on one long-lived stream. A call costs far more
+        than a key, so callers send together what is waiting. Answers come in the order in which they are
+        ready; batch_id pairs them with their requests. Keys that the node owns are read and written in the
+        order in which the batches were sent; what it has to ask other nodes for is done side by side. Beyond
+        64 batches at work, or 1 MiB of answers that the caller does not take, the node reads no further. Not
+        atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -73,8 +73,12 @@ class CacheServiceStub:
     BatchDelete: _grpc.UnaryUnaryMultiCallable[_cache_pb2.BatchDeleteRequest, _cache_pb2.BatchDeleteResponse]
     """Removes up to 10,000 keys. Not atomic across keys. Idempotent."""
     Exchange: _grpc.StreamStreamMultiCallable[_cache_pb2.ExchangeRequest, _cache_pb2.ExchangeResponse]
-    """The hot path: columnar batches in both directions on one long-lived stream. Answers come in the
-    order in which they are ready; batch_id pairs them with their requests. Not atomic across keys.
+    """The hot path: columnar batches in both directions on one long-lived stream. A call costs far more
+    than a key, so callers send together what is waiting. Answers come in the order in which they are
+    ready; batch_id pairs them with their requests. Keys that the node owns are read and written in the
+    order in which the batches were sent; what it has to ask other nodes for is done side by side. Beyond
+    64 batches at work, or 1 MiB of answers that the caller does not take, the node reads no further. Not
+    atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
     """
     Watch: _grpc.UnaryStreamMultiCallable[_cache_pb2.WatchRequest, _cache_pb2.WatchResponse]
     """Streams invalidations of the keys under the given prefixes, for near caches. Ends with UNAVAILABLE
@@ -117,8 +121,12 @@ class CacheServiceAsyncStub(CacheServiceStub):
     BatchDelete: _aio.UnaryUnaryMultiCallable[_cache_pb2.BatchDeleteRequest, _cache_pb2.BatchDeleteResponse]  # type: ignore[assignment]
     """Removes up to 10,000 keys. Not atomic across keys. Idempotent."""
     Exchange: _aio.StreamStreamMultiCallable[_cache_pb2.ExchangeRequest, _cache_pb2.ExchangeResponse]  # type: ignore[assignment]
-    """The hot path: columnar batches in both directions on one long-lived stream. Answers come in the
-    order in which they are ready; batch_id pairs them with their requests. Not atomic across keys.
+    """The hot path: columnar batches in both directions on one long-lived stream. A call costs far more
+    than a key, so callers send together what is waiting. Answers come in the order in which they are
+    ready; batch_id pairs them with their requests. Keys that the node owns are read and written in the
+    order in which the batches were sent; what it has to ask other nodes for is done side by side. Beyond
+    64 batches at work, or 1 MiB of answers that the caller does not take, the node reads no further. Not
+    atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
     """
     Watch: _aio.UnaryStreamMultiCallable[_cache_pb2.WatchRequest, _cache_pb2.WatchResponse]  # type: ignore[assignment]
     """Streams invalidations of the keys under the given prefixes, for near caches. Ends with UNAVAILABLE
@@ -212,8 +220,12 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_cache_pb2.ExchangeRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cache_pb2.ExchangeResponse], _abc.AsyncIterator[_cache_pb2.ExchangeResponse]]:
-        """The hot path: columnar batches in both directions on one long-lived stream. Answers come in the
-        order in which they are ready; batch_id pairs them with their requests. Not atomic across keys.
+        """The hot path: columnar batches in both directions on one long-lived stream. A call costs far more
+        than a key, so callers send together what is waiting. Answers come in the order in which they are
+        ready; batch_id pairs them with their requests. Keys that the node owns are read and written in the
+        order in which the batches were sent; what it has to ask other nodes for is done side by side. Beyond
+        64 batches at work, or 1 MiB of answers that the caller does not take, the node reads no further. Not
+        atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
         """
 
     @_abc_1.abstractmethod

@@ -277,7 +277,7 @@ def test_commands(shared_cluster: ClusterProcesses) -> None:
     ("arguments", "code", "words"),
     [
         (["get", ""], 1, "key must be 1 to 1024 bytes"),
-        (["set", "k", "v", "--ttl", "nan"], 1, "ttl_seconds"),
+        (["set", "k", "v", "--ttl", "nan"], 1, "ttl must be"),
         (["get", "k", "--target", "127.0.0.1:1"], 1, "UNAVAILABLE"),
         (["set", "k", "v", "--if-absent", "--if-present"], 2, "only one"),
         (["serve", "--max-memory", "3"], 2, "max_memory"),

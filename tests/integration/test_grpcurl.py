@@ -509,8 +509,6 @@ def test_a_field_out_of_bounds_is_named(
     "rpc",
     [
         "CacheService/Watch",
-        "CacheService/Exchange",
-        "ClusterService/WatchTopology",
         "AdminService/Drain",
         "AdminService/HotKeys",
         "AdminService/Snapshot",

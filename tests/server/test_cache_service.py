@@ -17,12 +17,11 @@ from cacheservice.errors import (
     ResourceExhausted,
     Unimplemented,
 )
-from cacheservice.server.decode import MAX_BATCH, MAX_KEY_BYTES
+from cacheservice.limits import MAX_BATCH, MAX_KEY_BYTES
 from cacheservice.v1 import admin_pb2, cluster_pb2, peer_pb2
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
-from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub
 from cacheservice.v1.peer_pb2_grpc import PeerServiceStub
 from cacheservice.wire import from_rpc_error, from_status
 from tests.server.conftest import StartNode
@@ -237,7 +236,6 @@ NOT_YET = [
 ]
 NOT_YET_STREAMING = [
     (CacheServiceStub, "Watch", pb.WatchRequest()),
-    (ClusterServiceStub, "WatchTopology", cluster_pb2.WatchTopologyRequest()),
 ]
 
 
@@ -254,13 +252,6 @@ async def test_what_is_not_streamed_yet_says_so(channel: Any, stub: Any, rpc: st
         async for _ in getattr(stub(channel), rpc)(request_):
             pass
     assert from_rpc_error(caught.value).metadata == {"rpc": rpc}
-
-
-async def test_exchange_is_not_served_yet(cache: Any) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in cache.Exchange(iter([pb.ExchangeRequest()])):
-            pass
-    assert from_rpc_error(caught.value).metadata == {"rpc": "Exchange"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""Arguments of the client's methods, checked before anything is sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from cacheservice.errors import InvalidArgument, shown
+from cacheservice.limits import MAX_KEY_BYTES, MAX_TTL_SECONDS
+
+
+def checked_key(key: str) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"a key must be str, not {type(key).__name__}")
+    if key.isascii() and 0 < len(key) <= MAX_KEY_BYTES:
+        return key
+    try:
+        length = len(key.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument.of("key", "text that UTF-8 can express", shown(key)) from None
+    if not 1 <= length <= MAX_KEY_BYTES:
+        raise InvalidArgument.of("key", f"1 to {MAX_KEY_BYTES} bytes of UTF-8", f"{length} bytes")
+    return key
+
+
+def checked_value(value: bytes) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError(f"a value must be bytes, not {type(value).__name__}")
+    return value
+
+
+def checked_milliseconds(name: str, seconds: float) -> int:
+    """The time in milliseconds, of which any time above 0 has at least one."""
+    if seconds == 0:
+        return 0
+    if not (math.isfinite(seconds) and 0 < seconds <= MAX_TTL_SECONDS):
+        raise InvalidArgument.of(name, f"a number from 0 to {MAX_TTL_SECONDS:.0f}", str(seconds))
+    return max(1, round(seconds * 1_000))
+
+
+def _integer(bits: int, lowest: int) -> Callable[[str, int], int]:
+    highest = lowest + 2**bits - 1
+
+    def checked(name: str, value: int) -> int:
+        if not isinstance(value, int):
+            raise TypeError(f"{name} must be int, not {type(value).__name__}")
+        if not lowest <= value <= highest:
+            raise InvalidArgument.of(name, f"{lowest} to {highest}", str(value))
+        return value
+
+    return checked
+
+
+checked_int64 = _integer(64, -(2**63))
+checked_uint64 = _integer(64, 0)
+checked_uint32 = _integer(32, 0)

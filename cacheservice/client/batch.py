@@ -1,0 +1,279 @@
+"""Operations that travel together, as columns, and the callers that wait for their results."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from asyncio import Future
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from cacheservice.client.results import SetResult
+from cacheservice.errors import (
+    AnswerTooLarge,
+    CacheServiceError,
+    NoOwnerReachable,
+    NotReady,
+    Unavailable,
+    WrongOwner,
+)
+from cacheservice.v1 import cache_pb2 as pb
+from cacheservice.wire import from_status
+
+_NO_ANSWER = (Unavailable, NoOwnerReachable, NotReady, WrongOwner)
+"""Errors that leave it open what another node would say."""
+
+
+Times = tuple[float, float]
+"""Until when the callers wait; and when another node is tried, if the one asked has not answered by then."""
+
+
+class Waiting(Protocol):
+    """Who waits for the rows of a batch."""
+
+    def done(self, keys: Sequence[str], results: Sequence[Any]) -> None:
+        """Gives all rows their results."""
+
+    def failed(self, row: int, error: CacheServiceError) -> None: ...
+
+    def select(self, rows: Sequence[int]) -> Waiting:
+        """Who waits for these rows."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits any longer."""
+        ...
+
+
+class Callers:
+    """A future for each row; it may have been cancelled."""
+
+    __slots__ = ("futures",)
+
+    def __init__(self, futures: list[Future[Any]]) -> None:
+        self.futures = futures
+
+    def done(self, keys: Sequence[str], results: Sequence[Any]) -> None:
+        del keys
+        for future, result in zip(self.futures, results, strict=True):
+            if not future.done():
+                future.set_result(result)
+
+    def failed(self, row: int, error: CacheServiceError) -> None:
+        if not self.futures[row].done():
+            self.futures[row].set_exception(error)
+
+    def select(self, rows: Sequence[int]) -> Callers:
+        return Callers([self.futures[row] for row in rows])
+
+    @property
+    def is_over(self) -> bool:
+        return all(future.done() for future in self.futures)
+
+
+class Caller:
+    """One caller that waits for many rows, in one batch or in several.
+
+    Gets the results by key of those rows whose result is not None; or the first error, when all rows are
+    done for.
+    """
+
+    __slots__ = ("_error", "_missing", "_results", "future")
+
+    def __init__(self, future: Future[dict[str, Any]], rows: int) -> None:
+        self.future = future
+        self._missing = rows
+        self._results: dict[str, Any] = {}
+        self._error: CacheServiceError | None = None
+
+    def done(self, keys: Sequence[str], results: Sequence[Any]) -> None:
+        if None in results:
+            self._results.update(pair for pair in zip(keys, results, strict=True) if pair[1] is not None)
+        else:
+            self._results.update(zip(keys, results, strict=True))
+        self._settle(len(keys))
+
+    def failed(self, row: int, error: CacheServiceError) -> None:
+        del row
+        self._error = self._error or error
+        self._settle(1)
+
+    def select(self, rows: Sequence[int]) -> Caller:
+        del rows
+        return self
+
+    @property
+    def is_over(self) -> bool:
+        return self.future.done()
+
+    def _settle(self, rows: int) -> None:
+        self._missing -= rows
+        if self._missing or self.future.done():
+            return
+        if self._error:
+            self.future.set_exception(self._error)
+        else:
+            self.future.set_result(self._results)
+
+
+class Batch(ABC):
+    """Operations of one kind. Times in seconds of the event loop's clock."""
+
+    __slots__ = ("deadline", "error", "is_large", "keys", "sent_at", "tried", "waiting", "yields_at")
+
+    def __init__(self, keys: list[str], waiting: Waiting, times: Times) -> None:
+        self.keys = keys
+        self.waiting = waiting
+        self.deadline, self.yields_at = times
+        self.tried: frozenset[str] = frozenset()
+        """Addresses of nodes that gave no answer."""
+        self.error: CacheServiceError | None = None
+        """Why the last of them gave none."""
+        self.is_large = isinstance(waiting, Caller)
+        """Whether it is one caller's own, which waits apart from those that gather the operations of many."""
+        self.sent_at = 0.0
+        """0 also when it is under way for so long that others may pass it."""
+
+    @property
+    def times(self) -> Times:
+        return self.deadline, self.yields_at
+
+    @abstractmethod
+    def request(self, batch_id: int, timeout_ms: int) -> pb.ExchangeRequest:
+        """The batch as it is sent."""
+
+    @abstractmethod
+    def results(self, response: pb.ExchangeResponse) -> list[Any]:
+        """The result of each row; of no meaning where the response has an error."""
+
+    @abstractmethod
+    def _columns(self, rows: Sequence[int], waiting: Waiting) -> Batch: ...
+
+    def select(self, rows: Sequence[int]) -> Batch:
+        """These rows alone, as a batch that has been where this one has been."""
+        if len(rows) == len(self.keys):
+            return self
+        batch = self._columns(rows, self.waiting.select(rows))
+        batch.tried = self.tried
+        batch.error = self.error
+        return batch
+
+    def settle(self, response: pb.ExchangeResponse) -> tuple[list[int], list[int]]:
+        """Hands out the results; the rows to ask another node for, and those to ask this one for again."""
+        if not response.errors:
+            self.waiting.done(self.keys, self.results(response))
+            return [], []
+        errors = {error.index: from_status(error.status) for error in response.errors}
+        results = self.results(response)
+        rows = [row for row in range(len(self.keys)) if row not in errors]
+        self.waiting.select(rows).done([self.keys[row] for row in rows], [results[row] for row in rows])
+        elsewhere: list[int] = []
+        again: list[int] = []
+        for row, error in errors.items():
+            if is_no_answer(error):
+                self.error = error
+                elsewhere.append(row)
+            elif isinstance(error, AnswerTooLarge) and rows:
+                again.append(row)
+            else:
+                self.waiting.failed(row, error)
+        return elsewhere, again
+
+    def fail(self, error: CacheServiceError) -> None:
+        for row in range(len(self.keys)):
+            self.waiting.failed(row, error)
+
+
+class Reads(Batch):
+    """Results: the value, or None when there is none."""
+
+    __slots__ = ()
+
+    def request(self, batch_id: int, timeout_ms: int) -> pb.ExchangeRequest:
+        columns = pb.GetColumns(keys=self.keys, values_only=True)
+        return pb.ExchangeRequest(batch_id=batch_id, timeout_ms=timeout_ms, get=columns)
+
+    def results(self, response: pb.ExchangeResponse) -> list[bytes | None]:
+        values: list[bytes | None] = list(response.get.values)
+        if all(values):
+            return values
+        return [
+            None if outcome == pb.GET_OUTCOME_MISS else value
+            for outcome, value in zip(response.get.outcomes, values, strict=True)
+        ]
+
+    def _columns(self, rows: Sequence[int], waiting: Waiting) -> Batch:
+        return Reads([self.keys[row] for row in rows], waiting, self.times)
+
+
+class Writes(Batch):
+    """Results: a SetResult."""
+
+    __slots__ = ("stale_ms", "ttl_ms", "values")
+
+    def __init__(
+        self,
+        keys: list[str],
+        values: list[bytes],
+        ttl_ms: list[int],
+        stale_ms: list[int],
+        waiting: Waiting,
+        times: Times,
+    ) -> None:
+        super().__init__(keys, waiting, times)
+        self.values = values
+        self.ttl_ms = ttl_ms
+        self.stale_ms = stale_ms
+
+    def request(self, batch_id: int, timeout_ms: int) -> pb.ExchangeRequest:
+        columns = pb.SetColumns(
+            keys=self.keys,
+            values=self.values,
+            ttl_ms=_shortened(self.ttl_ms),
+            stale_ms=_shortened(self.stale_ms),
+        )
+        return pb.ExchangeRequest(batch_id=batch_id, timeout_ms=timeout_ms, set=columns)
+
+    def results(self, response: pb.ExchangeResponse) -> list[SetResult]:
+        return [
+            SetResult(True, version, replicas)
+            for version, replicas in zip(response.set.versions, response.set.replicas, strict=True)
+        ]
+
+    def _columns(self, rows: Sequence[int], waiting: Waiting) -> Batch:
+        return Writes(
+            [self.keys[row] for row in rows],
+            [self.values[row] for row in rows],
+            [self.ttl_ms[row] for row in rows],
+            [self.stale_ms[row] for row in rows],
+            waiting,
+            self.times,
+        )
+
+
+class Removals(Batch):
+    """Results: whether there was an entry."""
+
+    __slots__ = ()
+
+    def request(self, batch_id: int, timeout_ms: int) -> pb.ExchangeRequest:
+        columns = pb.DeleteColumns(keys=self.keys)
+        return pb.ExchangeRequest(batch_id=batch_id, timeout_ms=timeout_ms, delete=columns)
+
+    def results(self, response: pb.ExchangeResponse) -> list[bool]:
+        return [outcome == pb.DELETE_OUTCOME_DELETED for outcome in response.delete.outcomes]
+
+    def _columns(self, rows: Sequence[int], waiting: Waiting) -> Batch:
+        return Removals([self.keys[row] for row in rows], waiting, self.times)
+
+
+def is_no_answer(error: CacheServiceError) -> bool:
+    """Whether another node may answer what this error left open."""
+    return type(error) in _NO_ANSWER
+
+
+def _shortened(column: list[int]) -> list[int]:
+    """One element for all, where they are alike; none for 0."""
+    if column.count(column[0]) < len(column):
+        return column
+    return column[:1] if column[0] else []

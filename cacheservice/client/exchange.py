@@ -1,0 +1,199 @@
+"""Reads, plain writes and removals by way of the lanes: each to the node that owns the key, or the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from cacheservice.client.batch import Batch, Caller, Reads, Removals, Times, Writes, is_no_answer
+from cacheservice.client.lane import Lane
+from cacheservice.client.nodes import Nodes
+from cacheservice.client.results import SetResult
+from cacheservice.client.topology import Placement, TopologyWatch
+from cacheservice.errors import CacheServiceError, Unavailable
+from cacheservice.v1 import cache_pb2 as pb
+from cacheservice.wire import from_status
+
+Item = TypeVar("Item")
+
+MAX_CHUNK = 1_000
+"""Keys of one caller that travel together: others' batches pass between them."""
+MAX_CHUNK_BYTES = 2 * 1024 * 1024
+CHECK_SECONDS = 0.05
+"""How often to look for batches that have waited too long."""
+
+
+class Exchange:
+    """Has a lane to each node. What one node does not answer is asked of the next, until its time is up."""
+
+    def __init__(self, nodes: Nodes, watch: TopologyWatch, timeout: float) -> None:
+        self._nodes = nodes
+        self._watch = watch
+        self._timeout = timeout
+        self._placement: Placement | None = None
+        self._home: Lane | None = None
+        self._lanes: dict[str, Lane] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._checking: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    def lane(self, key: str) -> Lane:
+        """The lane of the best node for the key."""
+        lane: Lane | None
+        placement = self._placement
+        lane = self._home if placement is None else self._lanes.get(placement.owners(key)[0])
+        if lane is not None and lane.is_usable:
+            return lane
+        lane = self._choose(key, frozenset()) or self._lane(self._candidates(key)[0])
+        if self._placement is None:
+            self._home = lane
+        return lane
+
+    def read_many(self, keys: list[str]) -> asyncio.Future[dict[str, bytes]]:
+        """The values of those keys that have one; the keys are distinct."""
+        caller, times = self._caller(keys)
+        for lane, rows in self._by_lane(keys).items():
+            for some in _chunks(rows):
+                lane.add(Reads(_picked(keys, some), caller, times))
+        return caller.future
+
+    def write_many(
+        self, keys: list[str], values: list[bytes], ttl_ms: int
+    ) -> asyncio.Future[dict[str, SetResult]]:
+        """What became of each; the keys are distinct."""
+        caller, times = self._caller(keys)
+        for lane, rows in self._by_lane(keys).items():
+            for some in _chunks(rows, lambda row: len(values[row])):
+                columns = [ttl_ms] * len(some), [0] * len(some)
+                lane.add(Writes(_picked(keys, some), _picked(values, some), *columns, caller, times))
+        return caller.future
+
+    def remove_many(self, keys: list[str]) -> asyncio.Future[dict[str, bool]]:
+        """Whether there was an entry, for each; the keys are distinct."""
+        caller, times = self._caller(keys)
+        for lane, rows in self._by_lane(keys).items():
+            for some in _chunks(rows):
+                lane.add(Removals(_picked(keys, some), caller, times))
+        return caller.future
+
+    def _by_lane(self, keys: Iterable[str], tried: frozenset[str] = frozenset()) -> dict[Lane, list[int]]:
+        """The positions of the keys by the lane of the best node for each; not those that were `tried`."""
+        rows: dict[Lane, list[int]] = {}
+        for row, key in enumerate(keys):
+            lane = self._choose(key, tried) if tried else self.lane(key)
+            if lane is not None:
+                rows.setdefault(lane, []).append(row)
+        return rows
+
+    def times(self) -> Times:
+        if self._is_closed:
+            raise Unavailable("the client is closed")
+        loop = asyncio.get_running_loop()
+        if self._checking is None:
+            self._checking = loop.call_later(CHECK_SECONDS, self._check, loop.time() + CHECK_SECONDS)
+        return self._times(loop.time() + self._timeout, frozenset())
+
+    def place(self, placement: Placement) -> None:
+        """Routes by `placement` from now on."""
+        self._placement = placement
+        wanted = set(self._nodes.addresses)
+        for address in placement.addresses:
+            self._lane(address)
+        for address in [address for address in self._lanes if address not in wanted]:
+            closing = asyncio.create_task(self._lanes.pop(address).close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    def answered(self, lane: Lane, batch: Batch, response: pb.ExchangeResponse) -> None:
+        if self._placement is not None and response.ring_epoch != self._placement.epoch:
+            self._watch.differs(lane.address, response.ring_epoch)
+        if response.HasField("refused"):
+            error = from_status(response.refused)
+            if is_no_answer(error):
+                self.not_answered(lane, batch, error)
+            else:
+                batch.fail(error)
+            return
+        elsewhere, again = batch.settle(response)
+        if elsewhere and batch.error is not None:
+            self.not_answered(lane, batch.select(elsewhere), batch.error)
+        if again:
+            lane.add(batch.select(again))
+
+    def not_answered(self, lane: Lane, batch: Batch, error: CacheServiceError) -> None:
+        """Gives the batch to other nodes; fails it when none is left, or its time is up."""
+        tried = batch.tried | {lane.address}
+        rows_by_lane = {}
+        if not self._is_closed and asyncio.get_running_loop().time() < batch.deadline:
+            rows_by_lane = self._by_lane(batch.keys, tried)
+        left = set(range(len(batch.keys)))
+        for other, rows in rows_by_lane.items():
+            part = batch.select(rows)
+            part.tried = tried
+            part.error = error
+            part.deadline, part.yields_at = self._times(batch.deadline, tried)
+            left.difference_update(rows)
+            other.add(part)
+        if left:
+            batch.select(sorted(left)).fail(error)
+
+    async def close(self) -> None:
+        self._is_closed = True
+        if self._checking is not None:
+            self._checking.cancel()
+        await asyncio.gather(*(lane.close() for lane in self._lanes.values()), *self._closing)
+        self._lanes.clear()
+
+    def _caller(self, keys: Sequence[str]) -> tuple[Caller, Times]:
+        return Caller(asyncio.get_running_loop().create_future(), len(keys)), self.times()
+
+    def _choose(self, key: str, tried: frozenset[str]) -> Lane | None:
+        """The first usable node for the key, else the first, of those not tried."""
+        lanes = [self._lane(address) for address in self._candidates(key) if address not in tried]
+        return next((lane for lane in lanes if lane.is_usable), lanes[0] if lanes else None)
+
+    def _candidates(self, key: str) -> Sequence[str]:
+        """All nodes, the owners of the key first."""
+        owners = self._placement.owners(key) if self._placement is not None else ()
+        return list(dict.fromkeys((*owners, *self._nodes.addresses)))
+
+    def _lane(self, address: str) -> Lane:
+        lane = self._lanes.get(address)
+        if lane is None:
+            lane = self._lanes[address] = Lane(address, self._nodes.at(address), self)
+        return lane
+
+    def _times(self, deadline: float, tried: frozenset[str]) -> Times:
+        """Half of what is left is for the first node, as long as there is another."""
+        now = asyncio.get_running_loop().time()
+        others = len(self._nodes.addresses) - len(tried)
+        return deadline, now + (deadline - now) / 2 if others > 1 else deadline
+
+    def _check(self, due: float) -> None:
+        """After the loop itself was held up, what has arrived meanwhile comes first."""
+        loop = asyncio.get_running_loop()
+        self._checking = None
+        now = loop.time()
+        if now - due < CHECK_SECONDS:
+            for lane in list(self._lanes.values()):
+                lane.check(now)
+        if not all(lane.is_idle for lane in self._lanes.values()):
+            self._checking = loop.call_later(CHECK_SECONDS, self._check, loop.time() + CHECK_SECONDS)
+
+
+def _picked(column: list[Item], rows: Sequence[int]) -> list[Item]:
+    return column if len(rows) == len(column) else [column[row] for row in rows]
+
+
+def _chunks(rows: list[int], size: Callable[[int], int] = lambda _: 0) -> list[list[int]]:
+    """The rows in parts, each within the bounds of what travels together."""
+    chunks: list[list[int]] = [[]]
+    left = MAX_CHUNK_BYTES
+    for row in rows:
+        left -= size(row)
+        if chunks[-1] and (left < 0 or len(chunks[-1]) == MAX_CHUNK):
+            chunks.append([])
+            left = MAX_CHUNK_BYTES - size(row)
+        chunks[-1].append(row)
+    return chunks

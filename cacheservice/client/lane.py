@@ -1,0 +1,200 @@
+"""The way to one node: an Exchange stream that is opened again whenever it ends, and what waits for it.
+
+A batch leaves when the one before it has been handed to the connection, with all that waits by then: so
+batches grow with the load, and nothing waits for a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+import grpc
+
+from cacheservice.client.batch import Batch, Times
+from cacheservice.client.channel import Backoff, NodeStubs
+from cacheservice.client.pending import Pending
+from cacheservice.errors import CacheServiceError, DeadlineExceeded, NotReady, Unavailable
+from cacheservice.v1 import cache_pb2 as pb
+from cacheservice.wire import from_rpc_error, was_cancelled_here
+
+WINDOW = 4
+"""Batches under way, of those that gather many callers' operations, and of one caller's own ones each."""
+SLOW_SECONDS = 0.05
+"""What is under way for longer, because the node waits for another one, does not count."""
+
+_CONNECT_SECONDS = 1.0
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 2.0
+
+
+class Owner(Protocol):
+    """Who has lanes, and decides what becomes of their batches."""
+
+    def times(self) -> Times:
+        """Of what is asked for now."""
+        ...
+
+    def answered(self, lane: Lane, batch: Batch, response: pb.ExchangeResponse) -> None: ...
+
+    def not_answered(self, lane: Lane, batch: Batch, error: CacheServiceError) -> None: ...
+
+
+class Lane:
+    """Batches to the node at `address`; must be made within a running event loop."""
+
+    def __init__(self, address: str, stubs: NodeStubs, owner: Owner) -> None:
+        self.address = address
+        self.is_usable = True
+        """Whether operations are best sent here: false after a failure, until the node answers again."""
+        self._stubs = stubs
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._pending = Pending(self._loop.create_future, owner.times)
+        self._under_way: dict[int, Batch] = {}
+        self._free = {False: WINDOW, True: WINDOW}
+        self._small_keys = 0
+        self._last_id = 0
+        self._waker: asyncio.Future[None] | None = None
+        self._task = asyncio.create_task(self._run())
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._under_way and self._pending.is_empty
+
+    def read(self, key: str) -> asyncio.Future[bytes | None]:
+        future = self._pending.read(key)
+        if self._waker is not None:
+            self._wake()
+        return future
+
+    def write(self, key: str, value: bytes, ttl_ms: int, stale_ms: int) -> asyncio.Future[Any]:
+        future = self._pending.write(key, value, ttl_ms, stale_ms)
+        if self._waker is not None:
+            self._wake()
+        return future
+
+    def remove(self, key: str) -> asyncio.Future[bool]:
+        future = self._pending.remove(key)
+        if self._waker is not None:
+            self._wake()
+        return future
+
+    def add(self, batch: Batch) -> None:
+        self._pending.add(batch)
+        if self._waker is not None:
+            self._wake()
+
+    def check(self, now: float) -> None:
+        """Gives back what has waited too long, and lets other batches pass those that are slow."""
+        late = [number for number, batch in self._under_way.items() if batch.yields_at <= now]
+        for number in late:
+            self._give_back(self._forget(number), DeadlineExceeded(f"{self.address} gave no answer in time"))
+        for batch in self._pending.take_late(now):
+            self._give_back(batch, Unavailable(f"{self.address} could not be reached in time"))
+        for batch in self._under_way.values():
+            if batch.sent_at and now - batch.sent_at > SLOW_SECONDS:
+                batch.sent_at = 0.0
+                self._free[batch.is_large] += 1
+        if self._waker is not None:
+            self._wake()
+
+    async def close(self) -> None:
+        """Ends the stream; what waits ends with an error."""
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+        try:
+            while True:
+                if await self._stubs.connects(_CONNECT_SECONDS):
+                    failure = await self._exchange(backoff)
+                else:
+                    failure = Unavailable(f"no connection to {self.address}")
+                self._fail(failure)
+                await self._pause(backoff.next())
+        finally:
+            self._fail(Unavailable("the client was closed"))
+
+    async def _exchange(self, backoff: Backoff) -> CacheServiceError:
+        """Sends and receives until the stream ends; why it did."""
+        call = self._stubs.cache.Exchange()
+        self._free = {False: WINDOW, True: WINDOW}
+        self.is_usable = True
+        writer = asyncio.create_task(self._write(call))
+        try:
+            while True:
+                response = await call.read()
+                if response is grpc.aio.EOF:
+                    return NotReady(f"{self.address} is about to stop")
+                backoff.reset()
+                self._receive(response)  # type: ignore[arg-type]
+        except grpc.aio.AioRpcError as failure:
+            return from_rpc_error(failure)
+        except asyncio.CancelledError:
+            if was_cancelled_here():
+                raise
+            return Unavailable("the connection was closed")
+        finally:
+            writer.cancel()
+            call.cancel()
+            self._waker = None
+
+    async def _write(self, call: Any) -> None:
+        try:
+            while True:
+                batch = self._pending.take(self._free[False] > 0, self._free[True] > 0, self._small_keys)
+                if batch is None:
+                    self._waker = self._loop.create_future()
+                    await self._waker
+                elif not batch.waiting.is_over:
+                    self._last_id += 1
+                    batch.sent_at = self._loop.time()
+                    left_ms = max(1, round((batch.yields_at - batch.sent_at) * 1_000))
+                    self._under_way[self._last_id] = batch
+                    self._free[batch.is_large] -= 1
+                    self._small_keys += 0 if batch.is_large else len(batch.keys)
+                    await call.write(batch.request(self._last_id, left_ms))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            """The reader learns of it too, and knows why."""
+
+    def _receive(self, response: pb.ExchangeResponse) -> None:
+        self.is_usable = True
+        if response.batch_id in self._under_way:
+            self._owner.answered(self, self._forget(response.batch_id), response)
+        if self._waker is not None:
+            self._wake()
+
+    def _forget(self, batch_id: int) -> Batch:
+        batch = self._under_way.pop(batch_id)
+        self._small_keys -= 0 if batch.is_large else len(batch.keys)
+        if batch.sent_at:
+            self._free[batch.is_large] += 1
+        return batch
+
+    def _give_back(self, batch: Batch, error: CacheServiceError) -> None:
+        self.is_usable = False
+        self._owner.not_answered(self, batch, error)
+
+    async def _pause(self, seconds: float) -> None:
+        """Waits so long, or only the shortest pause when somebody asks for something."""
+        await asyncio.sleep(_FIRST_PAUSE_SECONDS)
+        if self._pending.is_empty:
+            self._waker = self._loop.create_future()
+            await asyncio.wait((self._waker,), timeout=seconds)
+            self._waker = None
+
+    def _fail(self, error: CacheServiceError) -> None:
+        self.is_usable = False
+        batches = [*self._under_way.values(), *self._pending.take_all()]
+        self._under_way.clear()
+        self._small_keys = 0
+        for batch in batches:
+            self._owner.not_answered(self, batch, error)
+
+    def _wake(self) -> None:
+        """Lets the writer go on, after all that is ready to run now: it may have more to send."""
+        waker, self._waker = self._waker, None
+        if waker is not None and not waker.done():
+            waker.set_result(None)

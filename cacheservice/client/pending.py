@@ -1,0 +1,154 @@
+"""What waits to leave for one node: what callers ask for at about the same time becomes one batch.
+
+Kinds leave in the order reads, writes, removals. An operation on a key that has one pending which would
+leave after it starts new batches, so that the operations on one key leave in the order in which they were
+asked for.
+"""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from cacheservice.client.batch import Batch, Callers, Reads, Removals, Times, Writes
+from cacheservice.client.results import SetResult
+
+MAX_KEYS = 1_000
+"""Of a batch that gathers the operations of many callers."""
+LEAST_KEYS = 16
+"""Fewer are not parted: a batch costs as much as some fifty keys."""
+MAX_VALUE_BYTES = 1024 * 1024
+"""Of the values written in such a batch, but for the last."""
+
+
+class Pending:
+    """Operations of many callers in open batches, and batches that are ready to leave."""
+
+    def __init__(self, new_future: Callable[[], Future[Any]], times: Callable[[], Times]) -> None:
+        self._new_future = new_future
+        self._times = times
+        self._reads: Reads | None = None
+        self._read_futures: list[Future[Any]] = []
+        self._writes: Writes | None = None
+        self._write_futures: list[Future[Any]] = []
+        self._removals: Removals | None = None
+        self._removal_futures: list[Future[Any]] = []
+        self._written: set[str] = set()
+        self._value_bytes = 0
+        self._removed: set[str] = set()
+        self._small: deque[Batch] = deque()
+        self._large: deque[Batch] = deque()
+        self._large_is_next = False
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self._small or self._large or self._reads or self._writes or self._removals)
+
+    def read(self, key: str) -> Future[bytes | None]:
+        if key in self._written or key in self._removed:
+            self.seal()
+        batch = self._reads
+        if batch is None:
+            self._read_futures = []
+            batch = self._reads = Reads([], Callers(self._read_futures), self._times())
+        future = self._new_future()
+        batch.keys.append(key)
+        self._read_futures.append(future)
+        if len(batch.keys) == MAX_KEYS:
+            self.seal()
+        return future
+
+    def write(self, key: str, value: bytes, ttl_ms: int, stale_ms: int) -> Future[SetResult]:
+        if key in self._removed:
+            self.seal()
+        batch = self._writes
+        if batch is None:
+            self._write_futures = []
+            batch = self._writes = Writes([], [], [], [], Callers(self._write_futures), self._times())
+        future = self._new_future()
+        batch.keys.append(key)
+        batch.values.append(value)
+        batch.ttl_ms.append(ttl_ms)
+        batch.stale_ms.append(stale_ms)
+        self._write_futures.append(future)
+        self._written.add(key)
+        self._value_bytes += len(value)
+        if len(batch.keys) == MAX_KEYS or self._value_bytes >= MAX_VALUE_BYTES:
+            self.seal()
+        return future
+
+    def remove(self, key: str) -> Future[bool]:
+        batch = self._removals
+        if batch is None:
+            self._removal_futures = []
+            batch = self._removals = Removals([], Callers(self._removal_futures), self._times())
+        future = self._new_future()
+        batch.keys.append(key)
+        self._removal_futures.append(future)
+        self._removed.add(key)
+        if len(batch.keys) == MAX_KEYS:
+            self.seal()
+        return future
+
+    def add(self, batch: Batch) -> None:
+        """Takes a batch that is complete: one caller's own, or one that comes from another node."""
+        if batch.is_large:
+            self._large.append(batch)
+        else:
+            self._small.append(batch)
+
+    def seal(self, size: int = MAX_KEYS) -> None:
+        """Lets nothing more join the operations that wait now; they leave at most `size` together."""
+        for batch in (self._reads, self._writes, self._removals):
+            if batch is not None:
+                rows = range(len(batch.keys))
+                self._small += [batch.select(rows[start : start + size]) for start in rows[::size]]
+        self._reads = self._writes = self._removals = None
+        self._written.clear()
+        self._removed.clear()
+        self._value_bytes = 0
+
+    def take(self, small: bool, large: bool, under_way: int) -> Batch | None:
+        """The next batch to leave, of the sizes that may; in turns where both do.
+
+        `under_way` counts the operations of many callers that have left and are not answered. About half
+        of all should be: while the node works on the one half, this side has the other.
+        """
+        if small and not self._small:
+            self._seal_half(under_way)
+        if large and self._large and (self._large_is_next or not (small and self._small)):
+            self._large_is_next = False
+            return self._large.popleft()
+        if small and self._small:
+            self._large_is_next = True
+            return self._small.popleft()
+        return None
+
+    def _seal_half(self, under_way: int) -> None:
+        waiting = sum(len(batch.keys) for batch in (self._reads, self._writes, self._removals) if batch)
+        half = max(LEAST_KEYS, (under_way + waiting + 1) // 2)
+        if self._reads is None or len(self._reads.keys) < waiting or waiting <= half:
+            self.seal(half)
+            return
+        self._small.append(self._reads.select(range(half)))
+        rest = range(half, waiting)
+        self._read_futures = [self._read_futures[row] for row in rest]
+        self._reads = Reads(self._reads.keys[half:], Callers(self._read_futures), self._reads.times)
+
+    def take_all(self) -> list[Batch]:
+        self.seal()
+        batches = [*self._small, *self._large]
+        self._small.clear()
+        self._large.clear()
+        return batches
+
+    def take_late(self, now: float) -> list[Batch]:
+        """The batches that have waited until they should try another node."""
+        self.seal()
+        late = [batch for batch in (*self._small, *self._large) if batch.yields_at <= now]
+        if late:
+            self._small = deque(batch for batch in self._small if batch.yields_at > now)
+            self._large = deque(batch for batch in self._large if batch.yields_at > now)
+        return late

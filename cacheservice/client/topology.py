@@ -1,0 +1,140 @@
+"""The cluster's members and their ring, as a client knows them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+import grpc
+
+from cacheservice.client.channel import Backoff, NodeStubs
+from cacheservice.ring import Ring, RingMember
+from cacheservice.v1.cluster_pb2 import (
+    MEMBER_STATE_ALIVE,
+    MEMBER_STATE_LEAVING,
+    MEMBER_STATE_SUSPECT,
+    DescribeRequest,
+    Topology,
+    WatchTopologyRequest,
+)
+from cacheservice.wire import was_cancelled_here
+
+_IN_RING = frozenset((MEMBER_STATE_ALIVE, MEMBER_STATE_SUSPECT, MEMBER_STATE_LEAVING))
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 5.0
+_QUESTION_SECONDS = 1.0
+
+
+class Placement:
+    """Where keys are. Immutable; ValueError when this client and the node do not compute the same ring."""
+
+    def __init__(self, topology: Topology) -> None:
+        members = [member for member in topology.members if member.state in _IN_RING]
+        self._ring = Ring(
+            (RingMember(member.node_id, member.zone, member.weight) for member in members),
+            topology.virtual_nodes,
+        )
+        if self._ring.epoch != topology.ring_epoch:
+            raise ValueError("the node computes its ring in another way")
+        self._copies = topology.replication_factor
+        self._address = {member.node_id: member.address for member in members}
+        self._last = frozenset(member.node_id for member in members if member.state != MEMBER_STATE_ALIVE)
+        self._found: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    @property
+    def epoch(self) -> int:
+        return self._ring.epoch
+
+    @property
+    def addresses(self) -> list[str]:
+        """Of all members in the ring."""
+        return list(self._address.values())
+
+    def owners(self, key: str) -> tuple[str, ...]:
+        """The addresses of the nodes that hold the key, in the order in which to ask them."""
+        node_ids = self._ring.owners(key, self._copies)
+        found = self._found.get(node_ids)
+        if found is None:
+            in_order = sorted(node_ids, key=lambda node_id: node_id in self._last)
+            found = self._found[node_ids] = tuple(self._address[node_id] for node_id in in_order)
+        return found
+
+
+class TopologyWatch:
+    """Keeps a placement up to date from whichever node tells it; `on_change` is called after each change.
+
+    Nodes are asked in random order, and again after pauses of random length that grow, so that the many
+    clients of a node that stops do not all turn to the next one at once.
+    """
+
+    def __init__(
+        self,
+        addresses: Callable[[], Sequence[str]],
+        node: Callable[[str], NodeStubs],
+        on_change: Callable[[Placement], None],
+    ) -> None:
+        self._addresses = addresses
+        self._node = node
+        self._on_change = on_change
+        self._watching: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._ask_again_at = 0.0
+        self.placement: Placement | None = None
+
+    def start(self) -> None:
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+
+    def differs(self, address: str, epoch: int) -> None:
+        """To be told when the node's answer shows that it has another ring: it is asked for that."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._ask_again_at and (self._asking is None or self._asking.done()):
+            self._ask_again_at = now + random.uniform(0.5, 1.5) * _QUESTION_SECONDS
+            self._asking = asyncio.create_task(self._ask(address, epoch))
+
+    async def close(self) -> None:
+        tasks = [task for task in (self._watching, self._asking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _watch(self) -> None:
+        backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+        while True:
+            addresses = list(self._addresses())
+            random.shuffle(addresses)
+            for address in addresses:
+                try:
+                    async for response in self._node(address).cluster.WatchTopology(WatchTopologyRequest()):
+                        backoff.reset()
+                        self._take(response.topology)
+                except grpc.aio.AioRpcError:
+                    continue
+                except asyncio.CancelledError:
+                    if was_cancelled_here():
+                        raise
+            await asyncio.sleep(backoff.next())
+
+    async def _ask(self, address: str, epoch: int) -> None:
+        # Changes are pushed too, and mostly arrive by themselves.
+        await asyncio.sleep(random.uniform(0, 0.1))
+        if self.placement is not None and self.placement.epoch == epoch:
+            return
+        try:
+            response = await self._node(address).cluster.Describe(
+                DescribeRequest(), timeout=_QUESTION_SECONDS
+            )
+        except (grpc.aio.AioRpcError, asyncio.CancelledError):
+            if was_cancelled_here():
+                raise
+            return
+        self._take(response.topology)
+
+    def _take(self, topology: Topology) -> None:
+        try:
+            self.placement = Placement(topology)
+        except ValueError:
+            return
+        self._on_change(self.placement)

@@ -1,0 +1,96 @@
+"""Batches as columns: a batch of keys that are all this node's own is done at once, without an object for
+each; others go the way of single operations.
+
+Each method does the former before it returns, so that of two batches the later one finds what the earlier
+one wrote. It returns the result, or, when that needs other nodes, what to call and await for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from itertools import repeat
+from typing import Any, TypeAlias, TypeVar
+
+from cacheservice.errors import CacheServiceError
+from cacheservice.node.columns import Errors, Reads, Removals, Writes
+from cacheservice.node.node import Node
+from cacheservice.node.operations import Change, Delete, Get, Operation, Set
+
+Columns = TypeVar("Columns")
+Soon: TypeAlias = Columns | Callable[[], Awaitable[Columns]]
+
+
+class Batches:
+    """Reads, plain writes and removals of many keys at a time, for whoever sends such batches to `node`."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def get(self, keys: Sequence[str], timeout_ms: int, *, values_only: bool = False) -> Soon[Reads]:
+        if self._node.answers_for(keys):
+            return self._node.shard.get_many(keys, values_only=values_only)
+        return partial(self._get, keys, timeout_ms, values_only)
+
+    def set(
+        self,
+        keys: Sequence[str],
+        values: Sequence[bytes],
+        ttl_ms: Sequence[int],
+        stale_ms: Sequence[int],
+        timeout_ms: int,
+    ) -> Soon[Writes]:
+        """`ttl_ms` and `stale_ms` are as long as the keys, or have one element for all, or none for 0."""
+        rows = zip(keys, values, _column(ttl_ms), _column(stale_ms), strict=False)
+        if not self._node.answers_for(keys):
+            return partial(self._set, [Set(*row) for row in rows], timeout_ms)
+        done = self._node.shard.set_many(rows)
+        if self._node.has_replicas:
+            return partial(self._replicate_set, done, timeout_ms)
+        return Writes(
+            [0 if isinstance(change, CacheServiceError) else change.version for change in done],
+            [0 if isinstance(change, CacheServiceError) else 1 for change in done],
+            _errors(done),
+        )
+
+    def delete(self, keys: Sequence[str], timeout_ms: int) -> Soon[Removals]:
+        if not self._node.answers_for(keys):
+            return partial(self._delete, list(map(Delete, keys)), timeout_ms)
+        outcomes, changes = self._node.shard.delete_many(keys)
+        if self._node.has_replicas:
+            return partial(self._replicate_delete, outcomes, changes, timeout_ms)
+        return Removals(outcomes, [change.version for change in changes])
+
+    async def _replicate_set(self, done: Sequence[Change | CacheServiceError], timeout_ms: int) -> Writes:
+        changes = [change for change in done if isinstance(change, Change)]
+        written = iter(await self._node.replicate(changes, timeout_ms))
+        result = Writes([], [], _errors(done))
+        for change in done:
+            version, copies = (0, -1) if isinstance(change, CacheServiceError) else next(written)
+            result.versions.append(version)
+            result.replicas.append(1 + copies)
+        return result
+
+    async def _replicate_delete(
+        self, outcomes: list[int], changes: Sequence[Change], timeout_ms: int
+    ) -> Removals:
+        written = await self._node.replicate(changes, timeout_ms)
+        return Removals(outcomes, [version for version, _ in written])
+
+    async def _get(self, keys: Sequence[str], timeout_ms: int, values_only: bool) -> Reads:
+        answers = await self._node.execute(list(map(Get, keys)), timeout_ms=timeout_ms)
+        return Reads.of(answers, values_only=values_only)
+
+    async def _set(self, operations: Sequence[Operation], timeout_ms: int) -> Writes:
+        return Writes.of(await self._node.execute(operations, timeout_ms=timeout_ms))
+
+    async def _delete(self, operations: Sequence[Operation], timeout_ms: int) -> Removals:
+        return Removals.of(await self._node.execute(operations, timeout_ms=timeout_ms))
+
+
+def _column(values: Sequence[int]) -> Any:
+    return values if len(values) > 1 else repeat(values[0] if values else 0)
+
+
+def _errors(done: Sequence[Change | CacheServiceError]) -> Errors:
+    return {position: change for position, change in enumerate(done) if isinstance(change, CacheServiceError)}

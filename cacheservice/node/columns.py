@@ -1,0 +1,119 @@
+"""Batches of one kind of operation as columns: a list a field, in the order of the keys.
+
+Where `errors` has one, by position from 0, the other columns have their zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from cacheservice.errors import CacheServiceError
+from cacheservice.node.operations import Answer, DeleteResult, GetResult, SetResult
+
+Errors = dict[int, CacheServiceError]
+Cell = TypeVar("Cell")
+
+
+@dataclass(slots=True)
+class Reads:
+    """What was read."""
+
+    outcomes: list[int]
+    """GetOutcome of each key."""
+    values: list[bytes]
+    versions: list[int] | None = None
+    """None, as ttl_ms, when only the values were asked for."""
+    ttl_ms: list[int] | None = None
+    errors: Errors = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, answers: Sequence[Answer], *, values_only: bool = False) -> Reads:
+        found = [answer if isinstance(answer, GetResult) else None for answer in answers]
+        return cls(
+            [read.outcome if read else 0 for read in found],
+            [read.value if read else b"" for read in found],
+            None if values_only else [read.version if read else 0 for read in found],
+            None if values_only else [read.ttl_ms if read else 0 for read in found],
+            _errors(answers),
+        )
+
+    def with_refused(self, refused: Errors) -> Reads:
+        """These reads, and between them those that were refused, by their positions in the whole."""
+        return Reads(
+            _spread(self.outcomes, refused, 0),
+            _spread(self.values, refused, b""),
+            None if self.versions is None else _spread(self.versions, refused, 0),
+            None if self.ttl_ms is None else _spread(self.ttl_ms, refused, 0),
+            _spread_errors(self.errors, len(self.outcomes), refused),
+        )
+
+
+@dataclass(slots=True)
+class Writes:
+    """What became of plain writes."""
+
+    versions: list[int]
+    replicas: list[int]
+    errors: Errors = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, answers: Sequence[Answer]) -> Writes:
+        done = [answer if isinstance(answer, SetResult) else None for answer in answers]
+        return cls(
+            [write.version if write else 0 for write in done],
+            [write.replicas if write else 0 for write in done],
+            _errors(answers),
+        )
+
+    def with_refused(self, refused: Errors) -> Writes:
+        """These writes, and between them those that were refused, by their positions in the whole."""
+        return Writes(
+            _spread(self.versions, refused, 0),
+            _spread(self.replicas, refused, 0),
+            _spread_errors(self.errors, len(self.versions), refused),
+        )
+
+
+@dataclass(slots=True)
+class Removals:
+    """What became of plain removals."""
+
+    outcomes: list[int]
+    """DeleteOutcome of each key."""
+    versions: list[int]
+    errors: Errors = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, answers: Sequence[Answer]) -> Removals:
+        done = [answer if isinstance(answer, DeleteResult) else None for answer in answers]
+        return cls(
+            [removal.outcome if removal else 0 for removal in done],
+            [removal.version if removal else 0 for removal in done],
+            _errors(answers),
+        )
+
+    def with_refused(self, refused: Errors) -> Removals:
+        """These removals, and between them those that were refused, by their positions in the whole."""
+        return Removals(
+            _spread(self.outcomes, refused, 0),
+            _spread(self.versions, refused, 0),
+            _spread_errors(self.errors, len(self.outcomes), refused),
+        )
+
+
+def _errors(answers: Sequence[Answer]) -> Errors:
+    return {
+        position: answer for position, answer in enumerate(answers) if isinstance(answer, CacheServiceError)
+    }
+
+
+def _spread(column: list[Cell], refused: Mapping[int, object], zero: Cell) -> list[Cell]:
+    cells = iter(column)
+    return [zero if row in refused else next(cells) for row in range(len(column) + len(refused))]
+
+
+def _spread_errors(errors: Errors, rows: int, refused: Errors) -> Errors:
+    places = [row for row in range(rows + len(refused)) if row not in refused]
+    return refused | {places[row]: error for row, error in errors.items()}

@@ -1,0 +1,157 @@
+"""The batches of an Exchange: out of their messages, every bound checked, and their results into messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from typing import TypeVar
+
+from cacheservice.errors import AnswerTooLarge, CacheServiceError, InvalidArgument
+from cacheservice.limits import MAX_KEY_BYTES, MAX_TTL_SECONDS
+from cacheservice.node.columns import Errors, Reads, Removals, Writes
+from cacheservice.server import decode
+from cacheservice.server.decode import Bounds
+from cacheservice.v1 import cache_pb2 as pb
+from cacheservice.wire import to_status
+
+Cell = TypeVar("Cell")
+
+_MAX_TTL_MS = round(MAX_TTL_SECONDS * 1_000)
+_MAX_PLAIN_LENGTH = MAX_KEY_BYTES // 4
+_FRAMING_BYTES = 64
+"""What one key's row of an answer takes at most beside its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Keys within bounds, and the errors of the others by their positions in the whole."""
+
+    keys: list[str]
+    refused: Errors
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Entries within bounds to write, and the errors of the others by their positions in the whole."""
+
+    keys: list[str]
+    values: list[bytes]
+    ttl_ms: list[int]
+    stale_ms: list[int]
+    refused: Errors
+
+
+def keys(column: Sequence[str]) -> Keys:
+    """InvalidArgument when the batch as a whole is out of bounds."""
+    decode.batch_size("keys", column)
+    found = list(column)
+    if _are_plain(found):
+        return Keys(found, {})
+    refused = _refused(found, (), (), (), None)
+    return Keys(_without(found, refused), refused)
+
+
+def entries(columns: pb.SetColumns, bounds: Bounds) -> Entries:
+    """InvalidArgument when the batch as a whole is out of bounds, or the columns' lengths do not agree."""
+    decode.batch_size("keys", columns.keys)
+    found = list(columns.keys)
+    values = list(columns.values)
+    ttl_ms = list(columns.ttl_ms)
+    stale_ms = list(columns.stale_ms)
+    size = len(found)
+    if len(values) != size:
+        raise InvalidArgument.of("values", f"as many as keys, {size}", str(len(values)))
+    for field, column in (("ttl_ms", ttl_ms), ("stale_ms", stale_ms)):
+        if len(column) not in (0, 1, size):
+            raise InvalidArgument.of(field, f"none, one, or as many as keys, {size}", str(len(column)))
+    if (
+        _are_plain(found)
+        and max(map(len, values)) <= bounds.max_value_bytes
+        and max(ttl_ms, default=0) <= _MAX_TTL_MS
+        and max(stale_ms, default=0) <= _MAX_TTL_MS
+    ):
+        return Entries(found, values, ttl_ms, stale_ms, {})
+    refused = _refused(found, values, ttl_ms, stale_ms, bounds)
+    return Entries(
+        _without(found, refused),
+        _without(values, refused),
+        _without(ttl_ms, refused) if len(ttl_ms) == size else ttl_ms,
+        _without(stale_ms, refused) if len(stale_ms) == size else stale_ms,
+        refused,
+    )
+
+
+def reads(result: Reads, max_bytes: int) -> pb.ExchangeResponse:
+    """The reads, of which values beyond `max_bytes` in all are replaced by an error; never the first."""
+    size = sum(map(len, result.values)) + _FRAMING_BYTES * len(result.values)
+    if size > max_bytes:
+        _cut(result, max_bytes)
+    columns = pb.GetResultColumns(
+        outcomes=result.outcomes,  # type: ignore[arg-type]
+        values=result.values,
+        versions=result.versions,
+        ttl_ms=result.ttl_ms,
+    )
+    return pb.ExchangeResponse(get=columns, errors=_errors(result.errors))
+
+
+def writes(result: Writes) -> pb.ExchangeResponse:
+    columns = pb.SetResultColumns(versions=result.versions, replicas=result.replicas)
+    return pb.ExchangeResponse(set=columns, errors=_errors(result.errors))
+
+
+def removals(result: Removals) -> pb.ExchangeResponse:
+    columns = pb.DeleteResultColumns(outcomes=result.outcomes, versions=result.versions)  # type: ignore[arg-type]
+    return pb.ExchangeResponse(delete=columns, errors=_errors(result.errors))
+
+
+def _are_plain(keys: list[str]) -> bool:
+    """Whether all keys are so short that they are within bounds whatever their characters are."""
+    return all(keys) and max(map(len, keys)) <= _MAX_PLAIN_LENGTH
+
+
+def _refused(
+    keys: Iterable[str],
+    values: Sequence[bytes],
+    ttl_ms: Sequence[int],
+    stale_ms: Sequence[int],
+    bounds: Bounds | None,
+) -> Errors:
+    refused: Errors = {}
+    for row, key in enumerate(keys):
+        try:
+            decode.key_(key)
+            if bounds is not None:
+                decode.check_value(values[row], bounds)
+            for field, column in (("ttl_ms", ttl_ms), ("stale_ms", stale_ms)):
+                if column and column[row % len(column)] > _MAX_TTL_MS:
+                    got = str(column[row % len(column)])
+                    raise InvalidArgument.of(field, f"at most {_MAX_TTL_MS}", got)
+        except CacheServiceError as error:
+            refused[row] = error
+    return refused
+
+
+def _without(column: list[Cell], refused: Errors) -> list[Cell]:
+    return list(compress(column, (row not in refused for row in range(len(column)))))
+
+
+def _cut(result: Reads, max_bytes: int) -> None:
+    left = max_bytes - _FRAMING_BYTES * len(result.values)
+    spent = False
+    for row, value in enumerate(result.values):
+        if len(value) > left and spent:
+            result.outcomes[row] = 0
+            result.values[row] = b""
+            for column in (result.versions, result.ttl_ms):
+                if column is not None:
+                    column[row] = 0
+            result.errors[row] = AnswerTooLarge("the values exceed one message; ask for this key again")
+        else:
+            left -= len(value)
+            spent = spent or bool(value)
+
+
+def _errors(errors: Errors) -> list[pb.ExchangeError]:
+    return [pb.ExchangeError(index=row, status=to_status(error)) for row, error in sorted(errors.items())]

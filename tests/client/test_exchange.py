@@ -1,0 +1,358 @@
+"""The client's batches against nodes that fail, real ones and scripted ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import grpc
+import pytest
+
+from cacheservice.client import Client
+from cacheservice.config import Settings
+from cacheservice.errors import (
+    AnswerTooLarge,
+    CacheServiceError,
+    DeadlineExceeded,
+    NoOwnerReachable,
+    NotReady,
+    Overloaded,
+    Unavailable,
+)
+from cacheservice.server.app import NodeServer
+from cacheservice.v1 import cache_pb2 as pb
+from cacheservice.v1.admin_pb2 import StatsRequest
+from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer, add_CacheServiceServicer_to_server
+from cacheservice.wire import to_status
+
+Answer = pb.ExchangeResponse | CacheServiceError | None
+Script = Callable[[pb.ExchangeRequest], Answer]
+
+
+def hits(request: pb.ExchangeRequest) -> pb.ExchangeResponse:
+    """Finds every key, with itself as its value."""
+    keys = request.get.keys
+    values = [key.encode() for key in keys]
+    columns = pb.GetResultColumns(outcomes=[pb.GET_OUTCOME_HIT] * len(keys), values=values)
+    return pb.ExchangeResponse(get=columns)
+
+
+def refusing(error: CacheServiceError) -> Script:
+    return lambda _: pb.ExchangeResponse(refused=to_status(error))
+
+
+def silence(_: pb.ExchangeRequest) -> Answer:
+    return None
+
+
+def cut(_: pb.ExchangeRequest) -> Answer:
+    return Unavailable("cut")
+
+
+class ScriptedNode(CacheServiceServicer):
+    """Answers each batch as its script says: with a response, with nothing, or by ending the stream."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.requests: list[pb.ExchangeRequest] = []
+
+    async def Exchange(self, requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+        async for request in requests:
+            self.requests.append(request)
+            answer = self.script(request)
+            if isinstance(answer, CacheServiceError):
+                await context.abort(grpc.StatusCode.UNAVAILABLE, answer.message)
+            elif answer is not None:
+                answer.batch_id = request.batch_id
+                await context.write(answer)
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as opened:
+        yield opened
+
+
+Play = Callable[[Script], Awaitable[tuple[ScriptedNode, str]]]
+Connect = Callable[..., Awaitable[Client]]
+
+
+@pytest.fixture
+def play(stack: AsyncExitStack) -> Play:
+    """Starts a scripted node; the node and its address."""
+
+    async def start(script: Script) -> tuple[ScriptedNode, str]:
+        server, servicer = grpc.aio.server(), ScriptedNode(script)  # type: ignore[abstract]
+        add_CacheServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        stack.push_async_callback(server.stop, 0)
+        return servicer, f"127.0.0.1:{port}"
+
+    return start
+
+
+@pytest.fixture
+def connect(stack: AsyncExitStack) -> Connect:
+    async def open_client(targets: Sequence[str], timeout: float = 5, **options: Any) -> Client:
+        return await stack.enter_async_context(Client(targets, timeout=timeout, **options))
+
+    return open_client
+
+
+async def cluster(stack: AsyncExitStack, count: int, **settings: Any) -> list[NodeServer]:
+    servers: list[NodeServer] = []
+    seeds: tuple[str, ...] = ()
+    for number in range(count):
+        server = NodeServer(
+            Settings(node_id=f"n{number}", listen="127.0.0.1:0", drain_seconds=0, seeds=seeds, **settings)
+        )
+        address = await server.start()
+        stack.push_async_callback(server.stop)
+        await server.join()
+        seeds = seeds or (address,)
+        servers.append(server)
+    return servers
+
+
+def address_of(server: NodeServer) -> str:
+    return f"127.0.0.1:{server.port}"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [silence, cut, refusing(NotReady("not yet")), refusing(Unavailable("no"))],
+    ids=["silence", "cut", "not ready", "unavailable"],
+)
+async def test_what_one_node_does_not_answer_another_one_does(
+    play: Play, connect: Connect, script: Script
+) -> None:
+    bad, bad_address = await play(script)
+    _, good_address = await play(hits)
+    cache = await connect([bad_address, good_address], timeout=1)
+    assert await cache.get("a") == b"a"
+    assert await cache.get_many(["b", "c"]) == {"b": b"b", "c": b"c"}
+    assert bad.requests
+
+
+async def test_a_node_that_hangs_delays_few_calls(play: Play, connect: Connect) -> None:
+    bad, bad_address = await play(silence)
+    _, good_address = await play(hits)
+    cache = await connect([bad_address, good_address], timeout=2)
+    for number in range(200):
+        assert await cache.get(str(number)) == str(number).encode()
+    assert len(bad.requests) < 5
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [
+        (silence, DeadlineExceeded),
+        (cut, Unavailable),
+        (refusing(NotReady("not yet")), NotReady),
+        (refusing(Overloaded("too much", retry_after_ms="100")), Overloaded),
+    ],
+    ids=["silence", "cut", "not ready", "overloaded"],
+)
+async def test_what_nobody_answers_is_an_error(
+    play: Play, connect: Connect, script: Script, kind: type[CacheServiceError]
+) -> None:
+    _, address = await play(script)
+    cache = await connect([address], timeout=0.5)
+    for call in (cache.get("a"), cache.get_many(["a", "b"])):
+        with pytest.raises(kind):
+            await call
+
+
+async def test_an_overloaded_node_is_not_made_up_for_by_another(play: Play, connect: Connect) -> None:
+    _, address = await play(refusing(Overloaded("too much", retry_after_ms="100")))
+    other, other_address = await play(hits)
+    cache = await connect([address, other_address])
+    with pytest.raises(Overloaded) as caught:
+        await cache.get("a")
+    assert caught.value.metadata == {"retry_after_ms": "100"}
+    assert not other.requests
+
+
+async def test_single_keys_that_found_no_owner_are_asked_for_elsewhere(play: Play, connect: Connect) -> None:
+    def half(request: pb.ExchangeRequest) -> pb.ExchangeResponse:
+        response = hits(request)
+        for row in range(0, len(request.get.keys), 2):
+            response.errors.add(index=row, status=to_status(NoOwnerReachable("lost")))
+        return response
+
+    _, address = await play(half)
+    other, other_address = await play(hits)
+    cache = await connect([address, other_address])
+    keys = [str(number) for number in range(9)]
+    assert await cache.get_many(keys) == {key: key.encode() for key in keys}
+    assert [list(request.get.keys) for request in other.requests] == [keys[::2]]
+    assert await asyncio.gather(*map(cache.get, keys)) == [key.encode() for key in keys]
+
+
+async def test_values_that_did_not_fit_are_asked_for_again(play: Play, connect: Connect) -> None:
+    def first_only(request: pb.ExchangeRequest) -> pb.ExchangeResponse:
+        response = hits(request)
+        for row in range(1, len(request.get.keys)):
+            response.errors.add(index=row, status=to_status(AnswerTooLarge("too much")))
+        return response
+
+    node, address = await play(first_only)
+    cache = await connect([address])
+    assert await cache.get_many(["a", "b", "c"]) == {"a": b"a", "b": b"b", "c": b"c"}
+    assert [list(request.get.keys) for request in node.requests] == [["a", "b", "c"], ["b", "c"], ["c"]]
+
+
+async def test_callers_that_give_up_disturb_no_others(play: Play, connect: Connect) -> None:
+    let_go = asyncio.Event()
+    node, address = await play(lambda request: hits(request) if let_go.is_set() else None)
+    cache = await connect([address], timeout=30)
+    calls = [asyncio.create_task(cache.get(str(number))) for number in range(1_000)]
+    calls.append(asyncio.create_task(cache.get_many(["a", "b"])))  # type: ignore[arg-type]
+    async with asyncio.timeout(10):
+        while not node.requests:
+            await asyncio.sleep(0)
+    for call in calls[::2]:
+        call.cancel()
+    await cache.close()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(result) for result in results[::2]} == {asyncio.CancelledError}
+    assert {type(result) for result in results[1::2]} == {Unavailable}
+
+
+async def test_a_closed_client_says_so(play: Play) -> None:
+    _, address = await play(hits)
+    cache = Client(address)
+    assert await cache.get("a") == b"a"
+    await cache.close()
+    for call in (cache.get("a"), cache.get_many(["a"]), cache.set("a", b""), cache.delete("a")):
+        with pytest.raises(Unavailable, match="closed"):
+            await call
+    await cache.close()
+
+
+async def test_nothing_is_left_of_a_closed_client(stack: AsyncExitStack) -> None:
+    [server] = await cluster(stack, 1)
+    before = asyncio.all_tasks()
+    for _ in range(3):
+        async with Client(address_of(server), timeout=5) as cache:
+            await asyncio.gather(*(cache.set(str(number), b"v") for number in range(100)))
+    async with asyncio.timeout(10):
+        while any("AioServer" not in repr(task) for task in asyncio.all_tasks() - before):
+            await asyncio.sleep(0.01)
+
+
+async def forwarded(cache: Client, servers: Sequence[NodeServer]) -> int:
+    stats = [await cache.nodes.at(address_of(server)).admin.Stats(StatsRequest()) for server in servers]
+    return sum(answer.forwarded for answer in stats)
+
+
+async def test_direct_routing_asks_the_owners(stack: AsyncExitStack, connect: Connect) -> None:
+    servers = await cluster(stack, 3)
+    cache = await connect([address_of(servers[0])])
+    await routed_by(cache, 3)
+    before = await forwarded(cache, servers)
+    values = {f"k{number}": str(number).encode() for number in range(500)}
+    await asyncio.gather(*(cache.set(key, value, ttl=60) for key, value in values.items()))
+    assert await asyncio.gather(*map(cache.get, values)) == list(values.values())
+    assert await cache.get_many(values) == values
+    assert await cache.delete_many(values) == 500
+    assert await forwarded(cache, servers) == before
+
+
+async def routed_by(cache: Client, nodes: int) -> None:
+    """Waits until the client knows so many nodes."""
+    async with asyncio.timeout(20):
+        while len(cache.nodes.addresses) != nodes:
+            await cache.get("a")
+            await asyncio.sleep(0.01)
+
+
+async def test_proxy_routing_asks_the_target_alone(stack: AsyncExitStack, connect: Connect) -> None:
+    servers = await cluster(stack, 3)
+    cache = await connect([address_of(servers[1])], routing="proxy")
+    values = {f"k{number}": str(number).encode() for number in range(500)}
+    await cache.set_many(values)
+    assert await asyncio.gather(*map(cache.get, values)) == list(values.values())
+    assert await cache.get_many(values) == values
+    assert list(cache.nodes.addresses) == [address_of(servers[1])]
+    assert await forwarded(cache, servers) > 500
+
+
+@pytest.mark.parametrize("routing", ["direct", "proxy"])
+async def test_thousands_of_callers_each_get_their_own(
+    stack: AsyncExitStack, connect: Connect, routing: str
+) -> None:
+    servers = await cluster(stack, 2)
+    cache = await connect([address_of(servers[0])], timeout=30, routing=routing)
+
+    async def caller(number: int) -> None:
+        key, value = f"k{number}", str(number).encode()
+        assert await cache.get(key) is None
+        assert (await cache.set(key, value)).replicas == 2
+        assert await cache.get(key) == value
+        assert await cache.delete(key)
+        assert await cache.get(key, b"gone") == b"gone"
+
+    await asyncio.gather(*map(caller, range(3_000)))
+
+
+@pytest.mark.parametrize("routing", ["direct", "proxy"])
+async def test_operations_on_one_key_keep_their_order_unawaited(
+    stack: AsyncExitStack, connect: Connect, routing: str
+) -> None:
+    servers = await cluster(stack, 1)
+    cache = await connect([address_of(servers[0])], routing=routing)
+    await cache.get("a")
+    for _ in range(20):
+        calls: list[Any] = [
+            cache.set("a", b"1"), cache.get("a"), cache.set("a", b"2"), cache.get("a"),
+            cache.delete("a"), cache.get("a"), cache.set("a", b"3"), cache.get("a"),
+        ]  # fmt: skip
+        results = await asyncio.gather(*calls)
+        assert results[1::2] == [b"1", b"2", None, b"3"]
+        assert results[4] is True
+
+
+async def test_a_node_that_stops_in_the_midst_of_batches_fails_nobody(
+    stack: AsyncExitStack, connect: Connect
+) -> None:
+    servers = await cluster(stack, 3)
+    cache = await connect([address_of(server) for server in servers], timeout=10)
+    await routed_by(cache, 3)
+    stopped = asyncio.Event()
+
+    async def caller(number: int) -> None:
+        rounds = 0
+        while not stopped.is_set() or rounds < 5:
+            key = f"k{number}-{rounds % 10}"
+            await cache.set(key, b"v")
+            assert await cache.get(key) == b"v"
+            rounds += stopped.is_set()
+
+    callers = [asyncio.create_task(caller(number)) for number in range(50)]
+    await asyncio.sleep(0)
+    await servers[2].stop()
+    stopped.set()
+    await asyncio.gather(*callers)
+
+
+async def test_a_node_that_comes_back_is_found_again(stack: AsyncExitStack, connect: Connect) -> None:
+    [server] = await cluster(stack, 1)
+    address = address_of(server)
+    cache = await connect([address], timeout=10)
+    await cache.set("a", b"1")
+    await server.stop()
+    again = NodeServer(Settings(node_id="n0", listen=address, drain_seconds=0))
+    await again.start()
+    await again.join()
+    stack.push_async_callback(again.stop)
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                assert await cache.get("a") is None
+                break
+            except Unavailable:
+                await asyncio.sleep(0.01)

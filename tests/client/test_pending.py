@@ -1,0 +1,171 @@
+"""What waits for one node: what leaves together, and in which order."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cacheservice.client.batch import Batch, Caller, Reads, Removals, Writes
+from cacheservice.client.pending import LEAST_KEYS, MAX_KEYS, MAX_VALUE_BYTES, Pending
+from cacheservice.v1 import cache_pb2 as pb
+
+TIMES = (1.0, 0.5)
+
+
+def pending() -> Pending:
+    return Pending(asyncio.get_running_loop().create_future, lambda: TIMES)
+
+
+def taken(waiting: Pending, under_way: int = 0) -> list[Batch]:
+    batches = []
+    while (batch := waiting.take(small=True, large=True, under_way=under_way)) is not None:
+        batches.append(batch)
+    return batches
+
+
+class NaiveNode:
+    """Does batches as a node does, one key after the other."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    def do(self, batch: Batch) -> None:
+        request = batch.request(1, 1_000)
+        response = pb.ExchangeResponse(batch_id=1)
+        match batch:
+            case Reads():
+                found = [self.values.get(key) for key in request.get.keys]
+                response.get.outcomes.extend(
+                    pb.GET_OUTCOME_MISS if value is None else pb.GET_OUTCOME_HIT for value in found
+                )
+                response.get.values.extend(value or b"" for value in found)
+            case Writes():
+                self.values.update(zip(request.set.keys, request.set.values, strict=True))
+                response.set.versions.extend([1] * len(batch.keys))
+                response.set.replicas.extend([1] * len(batch.keys))
+            case Removals():
+                for key in request.delete.keys:
+                    gone = self.values.pop(key, None) is not None
+                    response.delete.outcomes.append(
+                        pb.DELETE_OUTCOME_DELETED if gone else pb.DELETE_OUTCOME_NOT_FOUND
+                    )
+        assert batch.settle(response) == ([], [])
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["read", "write", "remove", "take", "seal"]), st.sampled_from("abcd")),
+    max_size=60,
+)
+
+
+@given(steps=steps, under_way=st.integers(0, 40))
+async def test_operations_on_one_key_are_done_in_their_order(
+    steps: list[tuple[str, str]], under_way: int
+) -> None:
+    waiting, node, model = pending(), NaiveNode(), NaiveNode()
+    expected: list[tuple[asyncio.Future[Any], Any]] = []
+    for number, (step, key) in enumerate(steps):
+        match step:
+            case "read":
+                expected.append((waiting.read(key), model.values.get(key)))
+            case "write":
+                value = str(number).encode()
+                expected.append((waiting.write(key, value, 0, 0), True))
+                model.values[key] = value
+            case "remove":
+                expected.append((waiting.remove(key), model.values.pop(key, None) is not None))
+            case "take":
+                batch = waiting.take(small=True, large=False, under_way=under_way)
+                if batch is not None:
+                    node.do(batch)
+            case "seal":
+                waiting.seal()
+    for batch in taken(waiting, under_way):
+        node.do(batch)
+    assert node.values == model.values
+    assert waiting.is_empty
+    for future, result in expected:
+        got = future.result()
+        assert (bool(got) if result is True else got) == result
+
+
+async def test_what_waits_leaves_together_in_two_halves() -> None:
+    waiting = pending()
+    for number in range(100):
+        waiting.read(str(number))
+    assert [len(batch.keys) for batch in taken(waiting)] == [50, 25, LEAST_KEYS, 9]
+    for number in range(50):
+        waiting.read(str(number))
+    assert [len(batch.keys) for batch in taken(waiting, under_way=50)] == [50]
+    for number in range(LEAST_KEYS):
+        waiting.read(str(number))
+    assert [len(batch.keys) for batch in taken(waiting)] == [LEAST_KEYS]
+
+
+async def test_kinds_leave_apart() -> None:
+    waiting = pending()
+    waiting.remove("a")
+    waiting.write("b", b"", 0, 0)
+    waiting.read("c")
+    assert [(type(batch), batch.keys) for batch in taken(waiting)] == [
+        (Reads, ["c"]),
+        (Writes, ["b"]),
+        (Removals, ["a"]),
+    ]
+
+
+async def test_bounds_of_one_batch() -> None:
+    waiting = pending()
+    for number in range(MAX_KEYS + 1):
+        waiting.read(str(number))
+    for _ in range(3):
+        waiting.write("k", bytes(MAX_VALUE_BYTES), 0, 0)
+    sizes = [len(batch.keys) for batch in taken(waiting, under_way=10 * MAX_KEYS)]
+    assert sizes == [MAX_KEYS, 1, 1, 1, 1]
+
+
+async def test_large_batches_and_small_ones_take_turns() -> None:
+    waiting = pending()
+    caller = Caller(asyncio.get_running_loop().create_future(), 4)
+    large = [Reads([str(number)], caller, TIMES) for number in range(4)]
+    for batch in large:
+        waiting.add(batch)
+    waiting.read("a")
+    waiting.seal()
+    waiting.read("b")
+    assert [batch.keys for batch in taken(waiting)] == [["a"], ["0"], ["b"], ["1"], ["2"], ["3"]]
+    waiting.add(large[0])
+    assert waiting.take(small=True, large=False, under_way=0) is None
+    waiting.read("c")
+    assert waiting.take(small=False, large=True, under_way=0) is large[0]
+    assert waiting.take(small=False, large=True, under_way=0) is None
+
+
+async def test_what_waited_too_long_is_given_back() -> None:
+    waiting = pending()
+    waiting.read("a")
+    assert waiting.take_late(now=0.4) == []
+    waiting.read("b")
+    late = waiting.take_late(now=0.5)
+    assert [batch.keys for batch in late] == [["a"], ["b"]]
+    assert waiting.is_empty
+    waiting.read("c")
+    assert [batch.keys for batch in waiting.take_all()] == [["c"]]
+
+
+async def test_one_element_of_a_column_stands_for_all() -> None:
+    waiting = pending()
+    for number in range(3):
+        waiting.write(str(number), b"", 5_000, 0)
+    [batch] = taken(waiting)
+    request = batch.request(9, 100)
+    assert (list(request.set.ttl_ms), list(request.set.stale_ms)) == ([5_000], [])
+    assert (request.batch_id, request.timeout_ms) == (9, 100)
+    waiting.write("a", b"", 5_000, 1)
+    waiting.write("b", b"", 0, 2)
+    [batch] = taken(waiting)
+    request = batch.request(9, 100)
+    assert (list(request.set.ttl_ms), list(request.set.stale_ms)) == ([5_000, 0], [1, 2])

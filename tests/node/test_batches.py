@@ -1,0 +1,142 @@
+"""Batches as columns must have the outcomes of the same operations one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cacheservice.errors import EntryTooLarge, NoOwnerReachable
+from cacheservice.node.batches import Batches
+from cacheservice.node.columns import Reads, Removals, Writes
+from cacheservice.node.operations import Answer, Delete, Get, GetOutcome, Operation, Set
+from cacheservice.ring import Ring, RingMember
+from tests.node.test_node import NAMES, TIMEOUT_MS, Cluster, key_owned_by, outsider
+
+KEYS = [key_owned_by(first, second) for first in NAMES for second in NAMES if first != second]
+
+operations = st.lists(
+    st.tuples(st.sampled_from(["get", "set", "delete"]), st.lists(st.sampled_from(KEYS), min_size=1)),
+    max_size=12,
+)
+
+
+async def done(result: Any) -> Any:
+    return await result() if callable(result) else result
+
+
+async def by_columns(batches: Batches, kind: str, keys: Sequence[str], value: bytes) -> Any:
+    match kind:
+        case "get":
+            return await done(batches.get(keys, TIMEOUT_MS))
+        case "set":
+            return await done(batches.set(keys, [value] * len(keys), [60_000], [], TIMEOUT_MS))
+        case _:
+            return await done(batches.delete(keys, TIMEOUT_MS))
+
+
+def one_by_one(kind: str, key: str, value: bytes) -> Operation:
+    match kind:
+        case "get":
+            return Get(key)
+        case "set":
+            return Set(key, value, 60_000)
+        case _:
+            return Delete(key)
+
+
+def columns(kind: str, answers: list[Answer]) -> Reads | Writes | Removals:
+    match kind:
+        case "get":
+            return Reads.of(answers)
+        case "set":
+            return Writes.of(answers)
+        case _:
+            return Removals.of(answers)
+
+
+@given(steps=operations, names=st.sampled_from([NAMES[:1], NAMES[:2], NAMES]))
+async def test_as_one_by_one(steps: list[tuple[str, list[str]]], names: tuple[str, ...]) -> None:
+    ring = Ring([RingMember(name) for name in names])
+    in_columns, singly = Cluster(*names, ring=ring), Cluster(*names, ring=ring)
+    batches = Batches(in_columns.nodes[names[0]])
+    for number, (kind, keys) in enumerate(steps):
+        value = str(number).encode()
+        got = await by_columns(batches, kind, keys, value)
+        answers = [await singly.one(names[0], one_by_one(kind, key, value)) for key in keys]
+        expected = columns(kind, answers)
+        # Both give versions in the order of the writes, but not the same ones.
+        if not isinstance(got, Reads):
+            got.versions = expected.versions = []
+        else:
+            got.versions = expected.versions = None
+        assert got == expected
+        assert [in_columns.holders(key) for key in keys] == [singly.holders(key) for key in keys]
+
+
+async def test_own_keys_are_done_before_the_method_returns() -> None:
+    cluster = Cluster()
+    batches = Batches(cluster.nodes["n1"])
+    own = [key_owned_by("n1", other) for other in ("n2", "n3")]
+    writing: Any = batches.set(own, [b"1", b"2"], [], [], TIMEOUT_MS)
+    reading = batches.get(own, TIMEOUT_MS, values_only=True)
+    assert reading == Reads([GetOutcome.HIT] * 2, [b"1", b"2"])
+    written = await writing()
+    assert written.replicas == [2, 2]
+    removing: Any = batches.delete(own, TIMEOUT_MS)
+    gone = batches.get(own, TIMEOUT_MS)
+    assert gone == Reads([GetOutcome.MISS] * 2, [b""] * 2, [0, 0], [0, 0])
+    assert min((await removing()).versions) > max(written.versions)
+
+
+async def test_replicas_that_are_down_are_hinted() -> None:
+    cluster = Cluster()
+    cluster.down.add("n2")
+    key = key_owned_by("n1", "n2")
+    written = await done(Batches(cluster.nodes["n1"]).set([key], [b"v"], [], [], TIMEOUT_MS))
+    assert written.replicas == [1]
+    assert cluster.nodes["n1"].hints == 1
+
+
+async def test_each_key_has_its_own_error() -> None:
+    cluster = Cluster()
+    batches = Batches(cluster.nodes["n1"])
+    small, large = key_owned_by("n1", "n2"), key_owned_by("n1", "n3")
+    written = await done(batches.set([small, large], [b"v", bytes(1 << 17)], [], [], TIMEOUT_MS))
+    assert (written.replicas, written.versions[1]) == ([2, 0], 0)
+    assert {row: type(error) for row, error in written.errors.items()} == {1: EntryTooLarge}
+    cluster.down.update(NAMES[1:])
+    lost = key_owned_by("n2", "n3")
+    for result in (
+        await done(batches.get([small, lost], TIMEOUT_MS)),
+        await done(batches.set([small, lost], [b"v", b"v"], [], [], TIMEOUT_MS)),
+        await done(batches.delete([small, lost], TIMEOUT_MS)),
+    ):
+        assert {row: type(error) for row, error in result.errors.items()} == {1: NoOwnerReachable}
+
+
+@pytest.mark.parametrize("refused", [{0}, {1, 2}, {0, 3}, {3, 4}])
+def test_refused_rows_come_back_to_their_places(refused: set[int]) -> None:
+    error, other = EntryTooLarge("refused"), EntryTooLarge("failed")
+    rows = iter(range(1, 4))
+    places = [None if row in refused else next(rows, None) for row in range(3 + len(refused))]
+    reads = Reads([1, 2, 3], [b"1", b"2", b"3"], [1, 2, 3], [1, 2, 3], {1: other}).with_refused(
+        dict.fromkeys(refused, error)
+    )
+    assert reads.outcomes == reads.versions == reads.ttl_ms == [place or 0 for place in places]
+    assert reads.values == [str(place).encode() if place else b"" for place in places]
+    assert reads.errors == dict.fromkeys(refused, error) | {places.index(2): other}
+    writes = Writes([1, 2, 3], [1, 2, 3]).with_refused(dict.fromkeys(refused, error))
+    removals = Removals([1, 2, 3], [1, 2, 3]).with_refused(dict.fromkeys(refused, error))
+    assert writes.versions == writes.replicas == removals.outcomes == removals.versions == reads.outcomes
+
+
+async def test_keys_of_others_are_forwarded() -> None:
+    cluster = Cluster()
+    key = key_owned_by("n2", "n3")
+    batches = Batches(cluster.nodes[outsider(key)])
+    assert (await done(batches.set([key], [b"v"], [], [], TIMEOUT_MS))).replicas == [2]
+    assert (await done(batches.get([key], TIMEOUT_MS, values_only=True))) == Reads([GetOutcome.HIT], [b"v"])
