@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/cacheservice/v1/*.proto)
 
-.PHONY: help run test slow lint types arch unit proto bench-store tools clean
+.PHONY: help run test slow lint types arch unit proto bench-store bench-peers tools clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ proto: .venv-proto/done ## Generate the stubs in cacheservice/v1 from proto/
 bench-store: .venv/dev ## Measure the store beside its peers (an hour; needs redis-server)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
 	$(BIN)/python -m benchmarks.store
+
+bench-peers: .venv/dev ## Measure client and nodes beside Redis and others (half an hour; needs redis-server, memcached, nutcracker)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
+	$(BIN)/python -m benchmarks.peers
 
 tools: .tools/done ## Install the Go tools that some tests use
 

@@ -72,6 +72,14 @@ class HybridLogicalClock:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._last = 0
+        self.is_above_all = True
+        """Whether every reading is above everything observed; not so after one too far ahead to follow."""
+
+    def next_many(self, count: int) -> range:
+        """So many readings, in order, each as from `next`."""
+        first = max(self._last + 1, self._clock.wall_ms() << LOGICAL_BITS)
+        self._last = first + count - 1
+        return range(first, first + count)
 
     def next(self, after: int = 0) -> int:
         """A reading above every earlier one, above everything observed, and above `after`."""
@@ -84,5 +92,8 @@ class HybridLogicalClock:
         One that is more than MAX_AHEAD_MS ahead comes from a broken clock and is not followed: it would
         drag every node's clock along for good.
         """
-        if version > self._last and (version >> LOGICAL_BITS) <= self._clock.wall_ms() + MAX_AHEAD_MS:
-            self._last = version
+        if version > self._last:
+            if (version >> LOGICAL_BITS) <= self._clock.wall_ms() + MAX_AHEAD_MS:
+                self._last = version
+            else:
+                self.is_above_all = False

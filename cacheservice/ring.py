@@ -15,6 +15,8 @@ from itertools import chain, islice
 from xxhash import xxh3_64_intdigest
 
 DEFAULT_VIRTUAL_NODES = 256
+SLOTS = 1 << 14
+_SLOT_SHIFT = 64 - 14
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,7 +49,10 @@ class Ring:
         )
         self._tokens = [token for token, _ in points]
         self._indices = [index for _, index in points]
-        self._owners: dict[tuple[int, int], tuple[str, ...]] = {}
+        self._owners: dict[int, list[tuple[str, ...] | None]] = {}
+        """By count: the owners from each token on, as far as they have been asked for."""
+        self._first = self._first_tokens()
+        """For each slot of the hash values, the token after its keys; -1 where one lies within it."""
 
     def owners(self, key: str, count: int) -> tuple[str, ...]:
         """The ids of the `count` nodes that hold `key`, its owner first; fewer when there are fewer.
@@ -57,13 +62,30 @@ class Ring:
         """
         if not self._tokens:
             return ()
-        start = bisect_right(self._tokens, xxh3_64_intdigest(hash_tag(key).encode()))
-        if start == len(self._tokens):
-            start = 0
-        found = self._owners.get((start, count))
+        position = xxh3_64_intdigest((hash_tag(key) if "{" in key else key).encode())
+        start = self._first[position >> _SLOT_SHIFT]
+        if start < 0:
+            start = bisect_right(self._tokens, position) % len(self._tokens)
+        by_start = self._owners.get(count)
+        if by_start is None:
+            by_start = self._owners[count] = [None] * len(self._tokens)
+        found = by_start[start]
         if found is None:
-            found = self._owners[start, count] = self._walk(start, count)
+            found = by_start[start] = self._walk(start, count)
         return found
+
+    def _first_tokens(self) -> list[int]:
+        """A look-up for most keys in place of a search: there are many more slots than tokens."""
+        slots = [-1] * SLOTS
+        passed = 0
+        for slot in range(SLOTS if self._tokens else 0):
+            before = passed
+            end = (slot + 1) << _SLOT_SHIFT
+            while passed < len(self._tokens) and self._tokens[passed] < end:
+                passed += 1
+            if passed == before:
+                slots[slot] = passed % len(self._tokens)
+        return slots
 
     def _walk(self, start: int, count: int) -> tuple[str, ...]:
         seen: set[int] = set()

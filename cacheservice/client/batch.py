@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from asyncio import Future
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any, Protocol
 
 from cacheservice.client.results import SetResult
@@ -116,6 +117,42 @@ class Caller:
             self.future.set_result(self._results)
 
 
+class Several:
+    """Others one after the other, each with so many rows."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: list[tuple[Waiting, int]]) -> None:
+        self._parts = parts
+
+    def done(self, keys: Sequence[str], results: Sequence[Any]) -> None:
+        start = 0
+        for waiting, rows in self._parts:
+            waiting.done(keys[start : start + rows], results[start : start + rows])
+            start += rows
+
+    def failed(self, row: int, error: CacheServiceError) -> None:
+        for waiting, rows in self._parts:
+            if row < rows:
+                waiting.failed(row, error)
+                return
+            row -= rows
+
+    def select(self, rows: Sequence[int]) -> Several:
+        parts: list[tuple[Waiting, int]] = []
+        start = 0
+        for waiting, count in self._parts:
+            some = [row - start for row in rows if start <= row < start + count]
+            start += count
+            if some:
+                parts.append((waiting.select(some), len(some)))
+        return Several(parts)
+
+    @property
+    def is_over(self) -> bool:
+        return all(waiting.is_over for waiting, _ in self._parts)
+
+
 class Batch(ABC):
     """Operations of one kind. Times in seconds of the event loop's clock."""
 
@@ -129,7 +166,7 @@ class Batch(ABC):
         """Addresses of nodes that gave no answer."""
         self.error: CacheServiceError | None = None
         """Why the last of them gave none."""
-        self.is_large = isinstance(waiting, Caller)
+        self.is_large = not isinstance(waiting, Callers)
         """Whether it is one caller's own, which waits apart from those that gather the operations of many."""
         self.sent_at = 0.0
         """0 also when it is under way for so long that others may pass it."""
@@ -202,6 +239,15 @@ class Reads(Batch):
             for outcome, value in zip(response.get.outcomes, values, strict=True)
         ]
 
+    @classmethod
+    def joined(cls, batches: Sequence[Reads]) -> Reads:
+        """The reads of all the batches, none of which has been sent before."""
+        if len(batches) == 1:
+            return batches[0]
+        waiting = Several([(batch.waiting, len(batch.keys)) for batch in batches])
+        keys = [key for batch in batches for key in batch.keys]
+        return cls(keys, waiting, min(batch.times for batch in batches))
+
     def _columns(self, rows: Sequence[int], waiting: Waiting) -> Batch:
         return Reads([self.keys[row] for row in rows], waiting, self.times)
 
@@ -235,10 +281,7 @@ class Writes(Batch):
         return pb.ExchangeRequest(batch_id=batch_id, timeout_ms=timeout_ms, set=columns)
 
     def results(self, response: pb.ExchangeResponse) -> list[SetResult]:
-        return [
-            SetResult(True, version, replicas)
-            for version, replicas in zip(response.set.versions, response.set.replicas, strict=True)
-        ]
+        return list(map(SetResult, repeat(True), response.set.versions, response.set.replicas))
 
     def _columns(self, rows: Sequence[int], waiting: Waiting) -> Batch:
         return Writes(

@@ -53,7 +53,7 @@ class Lane:
         self._pending = Pending(self._loop.create_future, owner.times)
         self._under_way: dict[int, Batch] = {}
         self._free = {False: WINDOW, True: WINDOW}
-        self._small_keys = 0
+        self._keys = {False: 0, True: 0}
         self._last_id = 0
         self._waker: asyncio.Future[None] | None = None
         self._task = asyncio.create_task(self._run())
@@ -144,7 +144,9 @@ class Lane:
     async def _write(self, call: Any) -> None:
         try:
             while True:
-                batch = self._pending.take(self._free[False] > 0, self._free[True] > 0, self._small_keys)
+                batch = self._pending.take(
+                    self._free[False] > 0, self._free[True] > 0, self._keys[False], self._keys[True]
+                )
                 if batch is None:
                     self._waker = self._loop.create_future()
                     await self._waker
@@ -154,7 +156,7 @@ class Lane:
                     left_ms = max(1, round((batch.yields_at - batch.sent_at) * 1_000))
                     self._under_way[self._last_id] = batch
                     self._free[batch.is_large] -= 1
-                    self._small_keys += 0 if batch.is_large else len(batch.keys)
+                    self._keys[batch.is_large] += len(batch.keys)
                     await call.write(batch.request(self._last_id, left_ms))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             """The reader learns of it too, and knows why."""
@@ -162,13 +164,16 @@ class Lane:
     def _receive(self, response: pb.ExchangeResponse) -> None:
         self.is_usable = True
         if response.batch_id in self._under_way:
-            self._owner.answered(self, self._forget(response.batch_id), response)
+            batch = self._forget(response.batch_id)
+            if batch.is_large and response.get.values:
+                self._pending.value_read(len(response.get.values[0]))
+            self._owner.answered(self, batch, response)
         if self._waker is not None:
             self._wake()
 
     def _forget(self, batch_id: int) -> Batch:
         batch = self._under_way.pop(batch_id)
-        self._small_keys -= 0 if batch.is_large else len(batch.keys)
+        self._keys[batch.is_large] -= len(batch.keys)
         if batch.sent_at:
             self._free[batch.is_large] += 1
         return batch
@@ -189,7 +194,7 @@ class Lane:
         self.is_usable = False
         batches = [*self._under_way.values(), *self._pending.take_all()]
         self._under_way.clear()
-        self._small_keys = 0
+        self._keys = {False: 0, True: 0}
         for batch in batches:
             self._owner.not_answered(self, batch, error)
 

@@ -17,6 +17,9 @@ from cacheservice.client.results import SetResult
 
 MAX_KEYS = 1_000
 """Of a batch that gathers the operations of many callers."""
+ANSWER_BYTES = 240 * 1024
+"""Of the answer to reads of many keys, as far as it can be foreseen: buffers of more are new to the process
+each time, and the system takes longer to provide them than the values take to be copied."""
 LEAST_KEYS = 16
 """Fewer are not parted: a batch costs as much as some fifty keys."""
 MAX_VALUE_BYTES = 1024 * 1024
@@ -41,6 +44,7 @@ class Pending:
         self._small: deque[Batch] = deque()
         self._large: deque[Batch] = deque()
         self._large_is_next = False
+        self._bytes_a_read = 0.0
 
     @property
     def is_empty(self) -> bool:
@@ -110,21 +114,46 @@ class Pending:
         self._removed.clear()
         self._value_bytes = 0
 
-    def take(self, small: bool, large: bool, under_way: int) -> Batch | None:
+    def take(self, small: bool, large: bool, under_way: int, under_way_large: int = 0) -> Batch | None:
         """The next batch to leave, of the sizes that may; in turns where both do.
 
-        `under_way` counts the operations of many callers that have left and are not answered. About half
-        of all should be: while the node works on the one half, this side has the other.
+        `under_way` and `under_way_large` count the operations that have left in batches of either size and
+        are not answered. About half of all should be: while the node works on them, this side has the others.
         """
         if small and not self._small:
             self._seal_half(under_way)
         if large and self._large and (self._large_is_next or not (small and self._small)):
             self._large_is_next = False
-            return self._large.popleft()
+            return self._take_large(under_way_large)
         if small and self._small:
             self._large_is_next = True
             return self._small.popleft()
         return None
+
+    def value_read(self, size: int) -> None:
+        """To be told the bytes of a value now and then, so that reads of many are cut to fit their answer."""
+        self._bytes_a_read += (size - self._bytes_a_read) / 8
+
+    def _take_large(self, under_way: int) -> Batch:
+        """The first large batch; of reads also those behind it, up to half of all there are."""
+        first = self._large.popleft()
+        if not isinstance(first, Reads) or first.tried:
+            return first
+        most = max(LEAST_KEYS, min(MAX_KEYS, int(ANSWER_BYTES / (self._bytes_a_read + 1))))
+        if len(first.keys) > most:
+            self._large.appendleft(first.select(range(most, len(first.keys))))
+            return first.select(range(most))
+        waiting = len(first.keys) + sum(len(batch.keys) for batch in self._large)
+        most = min(most, (under_way + waiting + 1) // 2)
+        reads, size = [first], len(first.keys)
+        while self._large and size + len(self._large[0].keys) <= most:
+            batch = self._large[0]
+            if not isinstance(batch, Reads) or batch.tried:
+                break
+            reads.append(batch)
+            size += len(batch.keys)
+            self._large.popleft()
+        return Reads.joined(reads)
 
     def _seal_half(self, under_way: int) -> None:
         waiting = sum(len(batch.keys) for batch in (self._reads, self._writes, self._removals) if batch)

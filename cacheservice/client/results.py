@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Outcome(Enum):
@@ -40,8 +41,7 @@ class Lookup:
         return self.outcome is Outcome.STALE
 
 
-@dataclass(frozen=True, slots=True)
-class SetResult:
+class SetResult(NamedTuple):
     """What became of a write; true when it was stored."""
 
     stored: bool

@@ -12,7 +12,6 @@ from functools import partial
 from itertools import repeat
 from typing import Any, TypeAlias, TypeVar
 
-from cacheservice.errors import CacheServiceError
 from cacheservice.node.columns import Errors, Reads, Removals, Writes
 from cacheservice.node.node import Node
 from cacheservice.node.operations import Change, Delete, Get, Operation, Set
@@ -41,17 +40,14 @@ class Batches:
         timeout_ms: int,
     ) -> Soon[Writes]:
         """`ttl_ms` and `stale_ms` are as long as the keys, or have one element for all, or none for 0."""
-        rows = zip(keys, values, _column(ttl_ms), _column(stale_ms), strict=False)
+        rows = list(zip(keys, values, _column(ttl_ms), _column(stale_ms), strict=False))
         if not self._node.answers_for(keys):
             return partial(self._set, [Set(*row) for row in rows], timeout_ms)
-        done = self._node.shard.set_many(rows)
-        if self._node.has_replicas:
-            return partial(self._replicate_set, done, timeout_ms)
-        return Writes(
-            [0 if isinstance(change, CacheServiceError) else change.version for change in done],
-            [0 if isinstance(change, CacheServiceError) else 1 for change in done],
-            _errors(done),
-        )
+        has_replicas = self._node.has_replicas
+        versions, errors, changes = self._node.shard.set_many(rows, with_changes=has_replicas)
+        if has_replicas:
+            return partial(self._replicate_set, versions, errors, changes, timeout_ms)
+        return Writes(versions, [1 if version else 0 for version in versions], errors)
 
     def delete(self, keys: Sequence[str], timeout_ms: int) -> Soon[Removals]:
         if not self._node.answers_for(keys):
@@ -61,13 +57,14 @@ class Batches:
             return partial(self._replicate_delete, outcomes, changes, timeout_ms)
         return Removals(outcomes, [change.version for change in changes])
 
-    async def _replicate_set(self, done: Sequence[Change | CacheServiceError], timeout_ms: int) -> Writes:
-        changes = [change for change in done if isinstance(change, Change)]
+    async def _replicate_set(
+        self, versions: Sequence[int], errors: Errors, changes: Sequence[Change], timeout_ms: int
+    ) -> Writes:
         written = iter(await self._node.replicate(changes, timeout_ms))
-        result = Writes([], [], _errors(done))
-        for change in done:
-            version, copies = (0, -1) if isinstance(change, CacheServiceError) else next(written)
-            result.versions.append(version)
+        result = Writes([], [], errors)
+        for version in versions:
+            final, copies = next(written) if version else (0, -1)
+            result.versions.append(final)
             result.replicas.append(1 + copies)
         return result
 
@@ -90,7 +87,3 @@ class Batches:
 
 def _column(values: Sequence[int]) -> Any:
     return values if len(values) > 1 else repeat(values[0] if values else 0)
-
-
-def _errors(done: Sequence[Change | CacheServiceError]) -> Errors:
-    return {position: change for position, change in enumerate(done) if isinstance(change, CacheServiceError)}

@@ -32,6 +32,11 @@ class Namespaces:
     default: NamespacePolicy = NamespacePolicy()
     by_name: Mapping[str, NamespacePolicy] = field(default_factory=dict)
 
+    @property
+    def leave_ttl_alone(self) -> bool:
+        """Whether every entry lives as long as its writer asks for."""
+        return not self.by_name and self.default == NamespacePolicy()
+
     def of(self, key: str) -> NamespacePolicy:
         """The policy of the namespace that stands before the first ":" of `key`."""
         namespace, colon, _ = key.partition(":")

@@ -10,8 +10,8 @@ from cachetools import TTLCache
 from xxhash import xxh3_64_intdigest
 
 from cacheservice.clock import Clock, HybridLogicalClock
-from cacheservice.errors import CacheServiceError, CounterOverflow, NotACounter, ResourceExhausted, shown
-from cacheservice.node.columns import Reads
+from cacheservice.errors import CounterOverflow, NotACounter, ResourceExhausted, shown
+from cacheservice.node.columns import Errors, Reads
 from cacheservice.node.namespaces import Namespaces
 from cacheservice.node.operations import (
     Change,
@@ -31,6 +31,7 @@ from cacheservice.node.operations import (
     TouchResult,
 )
 from cacheservice.store import (
+    FLAGS,
     Entry,
     PartitionedStore,
     Store,
@@ -42,8 +43,13 @@ from cacheservice.store import (
     version_of,
 )
 
+_HIT, _MISS, _STALE = int(GetOutcome.HIT), int(GetOutcome.MISS), int(GetOutcome.STALE)
+
 TOMBSTONE_MS = 60_000
 MAX_TOMBSTONES = 100_000
+
+Row = tuple[str, bytes, int, int]
+"""Key, value, time to live and stale window of a plain write."""
 
 _COUNTER = re.compile(rb"-?[0-9]{1,19}")
 _INT64 = range(-(2**63), 2**63)
@@ -71,6 +77,7 @@ class Shard:
         self._clock = clock
         self._versions = HybridLogicalClock(clock)
         self._namespaces = namespaces
+        self._leave_ttl_alone = namespaces.leave_ttl_alone
         self._tombstones: TTLCache[int, int] = TTLCache(MAX_TOMBSTONES, TOMBSTONE_MS, timer=clock.now_ms)
 
     @property
@@ -97,30 +104,42 @@ class Shard:
         """What `get` gives for each key, as columns."""
         now = self._clock.now_ms()
         found = self.store.get_many(keys, now)
-        fresh, stale, miss = int(GetOutcome.HIT), int(GetOutcome.STALE), int(GetOutcome.MISS)
-        reads = Reads(
-            [miss if packed is None else fresh if is_fresh(packed, now) else stale for packed in found],
-            [b"" if packed is None else value_of(packed) for packed in found],
-        )
+        reads = Reads([_HIT] * len(found), list(map(value_of, found)))
+        for row, packed in enumerate(found):
+            if not packed:
+                reads.outcomes[row] = _MISS
+            elif packed[FLAGS] and not is_fresh(packed, now):
+                reads.outcomes[row] = _STALE
         if not values_only:
             reads.versions = [0 if packed is None else version_of(packed) for packed in found]
             reads.ttl_ms = [0 if packed is None else ttl_of(packed, now) for packed in found]
         return reads
 
-    def set_many(self, rows: Iterable[tuple[str, bytes, int, int]]) -> list[Change | CacheServiceError]:
-        """Writes each key with its value, time to live and stale window; the changes, or what was raised."""
+    def set_many(self, rows: Sequence[Row], *, with_changes: bool) -> tuple[list[int], Errors, list[Change]]:
+        """Writes the rows in order.
+
+        The versions, 0 where there is an error; the errors by row; and, if wanted, the changes for the
+        replicas.
+        """
         now = self._clock.now_ms()
-        done: list[Change | CacheServiceError] = []
-        for key, value, ttl_ms, stale_ms in rows:
-            version = self._next_version(key, self._held_version(key))
-            entry = Entry(value, version, now, self._expires(key, ttl_ms, now), stale_ms)
+        versions = list(self._versions.next_many(len(rows)))
+        if not self._versions.is_above_all:
+            for row, (key, *_) in enumerate(rows):
+                versions[row] = max(versions[row], self._version(key, now) + 1)
+        errors: Errors = {}
+        changes: list[Change] = []
+        for row, (key, value, ttl_ms, stale_ms) in enumerate(rows):
+            expires = self._expires(key, ttl_ms, now)
+            entry = Entry(value, versions[row], now, expires, stale_ms)
             try:
                 self._put(key, entry)
             except ResourceExhausted as error:
-                done.append(error)
+                errors[row] = error
+                versions[row] = 0
             else:
-                done.append(Change(key, version, entry))
-        return done
+                if with_changes:
+                    changes.append(Change(key, entry.version, entry))
+        return versions, errors, changes
 
     def delete_many(self, keys: Iterable[str]) -> tuple[list[int], list[Change]]:
         """Removes each key; the outcomes, and the changes."""
@@ -284,20 +303,21 @@ class Shard:
         """The version of the key's tombstone; 0 when there is none."""
         return self._tombstones.get(_grave(key), 0) if self._tombstones else 0
 
-    def _held_version(self, key: str) -> int:
+    def _held_version(self, key: str, now: int | None = None) -> int:
         """The version of the entry that is here; 0 when there is none."""
-        packed = self.store.peek(key, self._clock.now_ms())
+        packed = self.store.peek(key, self._clock.now_ms() if now is None else now)
         return version_of(packed) if packed is not None else 0
 
-    def _version(self, key: str) -> int:
+    def _version(self, key: str, now: int | None = None) -> int:
         """The version that is known of the key, which may have been removed; 0 when nothing is known."""
-        return self._held_version(key) or self._removed_at(key)
+        return self._held_version(key, now) or self._removed_at(key)
 
     def _next_version(self, key: str, held: int) -> int:
         return self._versions.next(after=held or self._removed_at(key))
 
     def _expires(self, key: str, ttl_ms: int, now: int) -> int:
-        ttl_ms = self._namespaces.of(key).ttl_ms(ttl_ms, self._random.random())
+        if not self._leave_ttl_alone:
+            ttl_ms = self._namespaces.of(key).ttl_ms(ttl_ms, self._random.random())
         return now + ttl_ms if ttl_ms else 0
 
 

@@ -35,6 +35,7 @@ from cacheservice.server.gossip import Gossip, RingSettings
 from cacheservice.server.guard import Admission, TolerantServer
 from cacheservice.server.memory import MemoryKeeper, resident_bytes, settle_allocator, settle_collector
 from cacheservice.server.peer_service import PeerServicer
+from cacheservice.server.streams import Streams
 from cacheservice.server.supervision import for_ever
 from cacheservice.server.transport import GrpcTransport
 from cacheservice.store import PartitionedStore, Store
@@ -80,6 +81,7 @@ class NodeServer:
             options=[*channel_options(max_message_bytes), ("grpc.so_reuseport", 0)],
         )
         self._admission = Admission(settings.max_in_flight)
+        self._streams = Streams()
         self._loops: list[asyncio.Task[None]] = []
         self.port = 0
 
@@ -153,7 +155,7 @@ class NodeServer:
             await self._gossip.leave(final=False)
             await self._gossip.leave(final=True)
         finally:
-            self._exchange.close()
+            self._streams.close()
             self._cluster.close()
             await self._server.stop(self._settings.drain_seconds)
             for task in self._loops:
@@ -179,10 +181,10 @@ class NodeServer:
         settings, node, clock = self._settings, self._node, self._clock
         admission = self._admission
         sweeps = Sweeps(node.shard.store, clock)
-        self._exchange = Exchange(Batches(node), admission, settings, lambda: node.ring_epoch)
+        exchange = Exchange(Batches(node), admission, settings, lambda: node.ring_epoch)
         server: Any = TolerantServer(self._server)
         add_CacheServiceServicer_to_server(
-            CacheServicer(node, sweeps, settings, admission, self._exchange, self._is_alone), server
+            CacheServicer(node, sweeps, settings, admission, exchange, self._streams, self._is_alone), server
         )
         self._cluster = ClusterServicer(node, self._gossip, settings, admission)
         add_ClusterServiceServicer_to_server(self._cluster, server)
@@ -190,7 +192,7 @@ class NodeServer:
             AdminServicer(settings.node_id, node, sweeps, admission, clock), server
         )
         add_PeerServiceServicer_to_server(
-            PeerServicer(node, self._gossip, clock, settings, admission), server
+            PeerServicer(node, self._gossip, clock, settings, admission, self._streams), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         _enable_reflection(self._server)

@@ -14,6 +14,7 @@ from cacheservice.node.sweeps import Limits, Sweeps
 from cacheservice.server import decode, encode
 from cacheservice.server.exchange import Exchange
 from cacheservice.server.guard import Admission, Context, guarded, not_yet_streaming, time_left_ms
+from cacheservice.server.streams import Streams
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer
 from cacheservice.wire import to_status
@@ -27,6 +28,7 @@ class CacheServicer(CacheServiceServicer):
         settings: Settings,
         admission: Admission,
         exchange: Exchange,
+        streams: Streams,
         is_alone: Callable[[], bool],
     ) -> None:
         self._node = node
@@ -34,6 +36,7 @@ class CacheServicer(CacheServiceServicer):
         self._sweeps = sweeps
         self._admission = admission
         self._exchange = exchange
+        self._streams = streams
         self._bounds = decode.Bounds(settings.max_value_bytes, settings.replication_factor)
         self._max_answer_bytes = settings.max_message_bytes
         self._default_timeout_ms = round(settings.default_timeout_seconds * 1_000)
@@ -108,7 +111,7 @@ class CacheServicer(CacheServiceServicer):
 
     @guarded
     async def Exchange(self, request: object, context: Context) -> None:  # type: ignore[override]
-        await self._exchange.serve(context)
+        await self._streams.serve(context, self._exchange.begin)
 
     Watch = not_yet_streaming("Watch")
 

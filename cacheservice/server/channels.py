@@ -1,13 +1,14 @@
-"""One gRPC channel for each address of a peer."""
+"""One gRPC channel for each address of a peer, and the streams over it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import grpc
 
+from cacheservice.server.peer_stream import PeerStream
 from cacheservice.v1.peer_pb2_grpc import PeerServiceStub
 from cacheservice.wire import connects
 
@@ -49,10 +50,19 @@ class PeerChannels:
     def __init__(self, max_message_bytes: int) -> None:
         self._options = channel_options(max_message_bytes)
         self._open: dict[str, tuple[grpc.aio.Channel, PeerServiceAsyncStub]] = {}
+        self._streams: dict[str, dict[str, PeerStream]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def stub(self, address: str) -> PeerServiceAsyncStub:
         return self._get(address)[1]
+
+    def stream(self, address: str, purpose: str) -> PeerStream:
+        streams = self._streams.setdefault(address, {})
+        found = streams.get(purpose)
+        if found is None:
+            stub = self.stub(address)
+            found = streams[purpose] = PeerStream(lambda: stub.Exchange())
+        return found
 
     async def connects(self, address: str, seconds: float) -> bool:
         """Whether there is a connection to `address`, or comes about in time."""
@@ -62,7 +72,7 @@ class PeerChannels:
         """Closes the channels to all other addresses; calls under way get a moment to finish."""
         for address in [address for address in self._open if address not in addresses]:
             channel, _ = self._open.pop(address)
-            task = asyncio.create_task(channel.close(_CLOSE_GRACE_SECONDS))
+            task = asyncio.create_task(_close(channel, self._streams.pop(address, {}).values()))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
@@ -76,3 +86,8 @@ class PeerChannels:
             channel = grpc.aio.insecure_channel(address, options=self._options)
             found = self._open[address] = (channel, PeerServiceStub(channel))
         return found
+
+
+async def _close(channel: grpc.aio.Channel, streams: Iterable[PeerStream]) -> None:
+    await asyncio.gather(*(stream.close() for stream in streams))
+    await channel.close(_CLOSE_GRACE_SECONDS)

@@ -22,8 +22,10 @@ SMALLEST_SHARE = 0.05
 
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
+_M_TRIM_THRESHOLD = -1
 _DONE = object()
-_MMAP_THRESHOLD = 64 << 10
+_MMAP_THRESHOLD = 256 << 10
+_TRIM_THRESHOLD = 16 << 20
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
@@ -33,12 +35,15 @@ def settle_allocator() -> None:
 
     By default each thread that stores something may have a heap of its own, with its own holes, and the size
     from which values are mapped one by one, and so leave none, grows with the values seen. Both cost up
-    to half of the memory on mixed sizes. Another libc has no such settings, or none that we know.
+    to half of the memory on mixed sizes. Messages are mapped by that size too, and a page of memory that is
+    new costs more than what is written to it: hence a larger size than the values alone would want, and no
+    hurry to give back the end of the heap. Another libc has no such settings, or none that we know.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD)
 
 
 def settle_collector() -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
-
-import grpc
+from typing import Any
 
 from cacheservice.clock import Clock
 from cacheservice.errors import (
@@ -22,16 +19,15 @@ from cacheservice.node.operations import Answer, Change, Operation
 from cacheservice.node.transport import PeerUnreachable
 from cacheservice.server import peer_codec
 from cacheservice.server.channels import PeerChannels
+from cacheservice.server.peer_stream import Question, StreamEnded
 from cacheservice.v1 import peer_pb2
-from cacheservice.wire import from_rpc_error, was_cancelled_here
-
-if TYPE_CHECKING:
-    from cacheservice.v1.peer_pb2_grpc import PeerServiceAsyncStub
 
 _log = logging.getLogger(__name__)
 
-Request = TypeVar("Request")
-Response = TypeVar("Response")
+FORWARDS = "forwards"
+COPIES = "copies"
+"""Purposes of streams. Forwards wait for copies, and so must not stand before them: two nodes that forward
+to each other would each wait for the other to read on."""
 
 
 class GrpcTransport:
@@ -65,67 +61,69 @@ class GrpcTransport:
         unreachable: frozenset[str],
         timeout_ms: int,
     ) -> list[Answer]:
-        request = peer_pb2.ForwardRequest(
-            header=self._header(node_id),
-            hops_left=hops_left,
-            unreachable=sorted(unreachable),
-            operations=map(peer_codec.operation_to_proto, operations),
-        )
+        def to_request(rows: list[peer_pb2.Operation]) -> peer_pb2.PeerServiceExchangeRequest:
+            forward = peer_pb2.ForwardRequest(
+                header=self._header(node_id), hops_left=hops_left, unreachable=tried, operations=rows
+            )
+            return peer_pb2.PeerServiceExchangeRequest(forward=forward)
+
+        tried = sorted(unreachable)
+        rows = list(map(peer_codec.operation_to_proto, operations))
+        size = sum(len(row.set.value) for row in rows)
+        question = Question(f"forward {hops_left} {tried}", rows, size, timeout_ms, to_request, _forward_rows)
         try:
-            response = await self._call(node_id, lambda stub: stub.Forward, request, timeout_ms)
+            results = await self._ask(node_id, FORWARDS, question)
         except CacheServiceError as error:
             return [error] * len(operations)
-        return list(map(peer_codec.answer_from_proto, response.results))
+        return list(map(peer_codec.answer_from_proto, results))
 
     async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
+        def to_request(rows: list[peer_pb2.ReplicaEntry]) -> peer_pb2.PeerServiceExchangeRequest:
+            replicate = peer_pb2.ReplicateRequest(header=self._header(node_id), entries=rows)
+            return peer_pb2.PeerServiceExchangeRequest(replicate=replicate)
+
         now = self._clock.now_ms()
-        request = peer_pb2.ReplicateRequest(
-            header=self._header(node_id),
-            entries=[peer_codec.change_to_proto(change, now) for change in changes],
-        )
+        rows = [peer_codec.change_to_proto(change, now) for change in changes]
+        size = sum(len(row.value) for row in rows)
+        question = Question("replicate", rows, size, timeout_ms, to_request, _replicate_rows)
         try:
-            response = await self._call(node_id, lambda stub: stub.Replicate, request, timeout_ms)
+            return await self._ask(node_id, COPIES, question)
         except CacheServiceError as error:
             _log.warning("%s keeps no copies: %s", node_id, error)
             return [0] * len(changes)
-        return list(response.versions)
 
     async def fetch(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[Change]:
-        request = peer_pb2.FetchRequest(header=self._header(node_id), keys=keys)
+        def to_request(rows: list[str]) -> peer_pb2.PeerServiceExchangeRequest:
+            return peer_pb2.PeerServiceExchangeRequest(
+                fetch=peer_pb2.FetchRequest(header=self._header(node_id), keys=rows)
+            )
+
+        question = Question("", list(keys), 0, timeout_ms, to_request, _fetch_rows)
         try:
-            response = await self._call(node_id, lambda stub: stub.Fetch, request, timeout_ms)
+            entries = await self._ask(node_id, COPIES, question)
         except CacheServiceError as error:
             _log.warning("%s gives no copies: %s", node_id, error)
             return []
         now = self._clock.now_ms()
-        return [peer_codec.change_from_proto(entry, now) for entry in response.entries]
+        return [peer_codec.change_from_proto(entry, now) for entry in entries]
 
-    async def _call(
-        self,
-        node_id: str,
-        rpc: Callable[[PeerServiceAsyncStub], grpc.aio.UnaryUnaryMultiCallable[Request, Response]],
-        request: Request,
-        timeout_ms: int,
-    ) -> Response:
-        """The peer's response. PeerUnreachable when it gave none; else the error that it answered with."""
+    async def _ask(self, node_id: str, purpose: str, question: Question) -> list[Any]:
+        """The peer's answer. PeerUnreachable when it gave none; else the error that it answered with."""
         address = self._address(node_id)
-        deadline = self._clock.now_ms() + timeout_ms
-        if not await self._channels.connects(address, timeout_ms / 1_000):
+        deadline = self._clock.now_ms() + question.timeout_ms
+        if not await self._channels.connects(address, question.timeout_ms / 1_000):
             raise PeerUnreachable(node_id, f"no connection to {address}", maybe_done=False)
-        left_ms = max(1, deadline - self._clock.now_ms())
+        question.timeout_ms = max(1, deadline - self._clock.now_ms())
         try:
-            return await rpc(self._channels.stub(address))(request, timeout=left_ms / 1_000)
-        except grpc.aio.AioRpcError as failure:
-            error = from_rpc_error(failure)
-        except asyncio.CancelledError:
-            if was_cancelled_here():
-                raise
-            raise PeerUnreachable(node_id, "left the ring", maybe_done=True) from None
-        if isinstance(error, NotReady | ClusterIdMismatch | NodeIdMismatch):
+            return await self._channels.stream(address, purpose).ask(question)
+        except StreamEnded as ended:
+            raise PeerUnreachable(node_id, str(ended), maybe_done=ended.was_sent) from None
+        except TimeoutError:
+            raise PeerUnreachable(node_id, "no answer in time", maybe_done=question.was_sent) from None
+        except (NotReady, ClusterIdMismatch, NodeIdMismatch) as error:
             raise PeerUnreachable(node_id, error.message, maybe_done=False) from None
-        if isinstance(error, Unavailable | DeadlineExceeded):
+        except (Unavailable, DeadlineExceeded) as error:
             raise PeerUnreachable(node_id, error.message, maybe_done=True) from None
-        raise error
 
     def _address(self, node_id: str) -> str:
         address = self._addresses.get(node_id)
@@ -140,3 +138,15 @@ class GrpcTransport:
             to_node=node_id,
             ring_epoch=self._ring_epoch(),
         )
+
+
+def _forward_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[peer_pb2.OperationResult]:
+    return list(response.forward.results)
+
+
+def _replicate_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[int]:
+    return list(response.replicate.versions)
+
+
+def _fetch_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[peer_pb2.ReplicaEntry]:
+    return list(response.fetch.entries)

@@ -2,12 +2,13 @@
 
 from cacheservice.store.cost import cost_of_one
 from cacheservice.store.curve import FACTORS
-from cacheservice.store.entry import Entry, is_fresh, pack, ttl_of, unpack, value_of, version_of
+from cacheservice.store.entry import FLAGS, Entry, is_fresh, pack, ttl_of, unpack, value_of, version_of
 from cacheservice.store.partitioned import PartitionedStore
 from cacheservice.store.store import POLICIES, Store, StoreStats
 
 __all__ = [
     "FACTORS",
+    "FLAGS",
     "POLICIES",
     "Entry",
     "PartitionedStore",

@@ -77,8 +77,10 @@ def version_of(packed: bytes) -> int:
     return int.from_bytes(packed[_VERSION])
 
 
-def value_of(packed: bytes) -> bytes:
-    """The entry's value alone."""
+def value_of(packed: bytes | None) -> bytes:
+    """The entry's value alone; empty without an entry."""
+    if not packed:
+        return b""
     if not packed[FLAGS]:
         return packed[_HEADER_SIZE:]
     return packed[_OPTIONS_END + _OPTIONS.unpack_from(packed, _HEADER_SIZE)[2] :]

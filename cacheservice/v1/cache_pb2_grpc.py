@@ -172,6 +172,7 @@ class CacheServiceServicer(object):
         order in which the batches were sent; what it has to ask other nodes for is done side by side. Beyond
         64 batches at work, or 1 MiB of answers that the caller does not take, the node reads no further. Not
         atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
+        tests/integration/go_client/main.go has an example in Go.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -79,6 +79,7 @@ class CacheServiceStub:
     order in which the batches were sent; what it has to ask other nodes for is done side by side. Beyond
     64 batches at work, or 1 MiB of answers that the caller does not take, the node reads no further. Not
     atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
+    tests/integration/go_client/main.go has an example in Go.
     """
     Watch: _grpc.UnaryStreamMultiCallable[_cache_pb2.WatchRequest, _cache_pb2.WatchResponse]
     """Streams invalidations of the keys under the given prefixes, for near caches. Ends with UNAVAILABLE
@@ -127,6 +128,7 @@ class CacheServiceAsyncStub(CacheServiceStub):
     order in which the batches were sent; what it has to ask other nodes for is done side by side. Beyond
     64 batches at work, or 1 MiB of answers that the caller does not take, the node reads no further. Not
     atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
+    tests/integration/go_client/main.go has an example in Go.
     """
     Watch: _aio.UnaryStreamMultiCallable[_cache_pb2.WatchRequest, _cache_pb2.WatchResponse]  # type: ignore[assignment]
     """Streams invalidations of the keys under the given prefixes, for near caches. Ends with UNAVAILABLE
@@ -226,6 +228,7 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         order in which the batches were sent; what it has to ask other nodes for is done side by side. Beyond
         64 batches at work, or 1 MiB of answers that the caller does not take, the node reads no further. Not
         atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
+        tests/integration/go_client/main.go has an example in Go.
         """
 
     @_abc_1.abstractmethod

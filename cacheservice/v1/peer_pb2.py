@@ -27,7 +27,7 @@ from cacheservice.v1 import cluster_pb2 as cacheservice_dot_v1_dot_cluster__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61\x63heservice/v1/peer.proto\x12\x0f\x63\x61\x63heservice.v1\x1a\x1b\x63\x61\x63heservice/v1/cache.proto\x1a\x1d\x63\x61\x63heservice/v1/cluster.proto\x1a\x17google/rpc/status.proto\"X\n\nPeerHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x11\n\tfrom_node\x18\x02 \x01(\t\x12\x0f\n\x07to_node\x18\x03 \x01(\t\x12\x12\n\nring_epoch\x18\x04 \x01(\x06\"\x8a\x02\n\tOperation\x12*\n\x03get\x18\x01 \x01(\x0b\x32\x1b.cacheservice.v1.GetRequestH\x00\x12*\n\x03set\x18\x02 \x01(\x0b\x32\x1b.cacheservice.v1.SetRequestH\x00\x12\x30\n\x06\x64\x65lete\x18\x03 \x01(\x0b\x32\x1e.cacheservice.v1.DeleteRequestH\x00\x12.\n\x05touch\x18\x04 \x01(\x0b\x32\x1d.cacheservice.v1.TouchRequestH\x00\x12\x36\n\tincrement\x18\x05 \x01(\x0b\x32!.cacheservice.v1.IncrementRequestH\x00\x42\x0b\n\toperation\"\xb7\x02\n\x0fOperationResult\x12+\n\x03get\x18\x01 \x01(\x0b\x32\x1c.cacheservice.v1.GetResponseH\x00\x12+\n\x03set\x18\x02 \x01(\x0b\x32\x1c.cacheservice.v1.SetResponseH\x00\x12\x31\n\x06\x64\x65lete\x18\x03 \x01(\x0b\x32\x1f.cacheservice.v1.DeleteResponseH\x00\x12/\n\x05touch\x18\x04 \x01(\x0b\x32\x1e.cacheservice.v1.TouchResponseH\x00\x12\x37\n\tincrement\x18\x05 \x01(\x0b\x32\".cacheservice.v1.IncrementResponseH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x95\x01\n\x0e\x46orwardRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.cacheservice.v1.PeerHeader\x12\x11\n\thops_left\x18\x02 \x01(\r\x12\x13\n\x0bunreachable\x18\x03 \x03(\t\x12.\n\noperations\x18\x04 \x03(\x0b\x32\x1a.cacheservice.v1.Operation\"X\n\x0f\x46orwardResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .cacheservice.v1.OperationResult\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\"\xac\x01\n\x0cReplicaEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07removed\x18\x03 \x01(\x08\x12\r\n\x05value\x18\x04 \x01(\x0c\x12\x0e\n\x06ttl_ms\x18\x05 \x01(\x04\x12\x10\n\x08stale_ms\x18\x06 \x01(\x04\x12\x0f\n\x07load_ms\x18\x07 \x01(\x04\x12\x0e\n\x06\x61ge_ms\x18\x08 \x01(\x04\x12\x0c\n\x04tags\x18\t \x03(\t\x12\r\n\x05stale\x18\n \x01(\x08\"o\n\x10ReplicateRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.cacheservice.v1.PeerHeader\x12.\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x1d.cacheservice.v1.ReplicaEntry\"9\n\x11ReplicateResponse\x12\x10\n\x08versions\x18\x01 \x03(\x04\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\"I\n\x0c\x46\x65tchRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.cacheservice.v1.PeerHeader\x12\x0c\n\x04keys\x18\x02 \x03(\t\"S\n\rFetchResponse\x12.\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1d.cacheservice.v1.ReplicaEntry\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\"1\n\x06Rumour\x12\'\n\x06member\x18\x01 \x01(\x0b\x32\x17.cacheservice.v1.Member\"\xed\x01\n\rGossipMessage\x12%\n\x04ping\x18\x01 \x01(\x0b\x32\x15.cacheservice.v1.PingH\x00\x12#\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x14.cacheservice.v1.AckH\x00\x12\x34\n\x0cping_request\x18\x03 \x01(\x0b\x32\x1c.cacheservice.v1.PingRequestH\x00\x12%\n\x04sync\x18\x04 \x01(\x0b\x32\x15.cacheservice.v1.SyncH\x00\x12(\n\x07rumours\x18\x05 \x03(\x0b\x32\x17.cacheservice.v1.RumourB\t\n\x07message\"\x18\n\x04Ping\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x17\n\x03\x41\x63k\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"A\n\x0bPingRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"F\n\x04Sync\x12(\n\x07members\x18\x01 \x03(\x0b\x32\x17.cacheservice.v1.Member\x12\x14\n\x0creply_wanted\x18\x02 \x01(\x08\"\xc2\x01\n\rGossipRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\'\n\x06sender\x18\x02 \x01(\x0b\x32\x17.cacheservice.v1.Member\x12\x0f\n\x07to_node\x18\x03 \x01(\t\x12\x30\n\x08messages\x18\x04 \x03(\x0b\x32\x1e.cacheservice.v1.GossipMessage\x12\x15\n\rvirtual_nodes\x18\x05 \x01(\r\x12\x1a\n\x12replication_factor\x18\x06 \x01(\r\"\x93\x01\n\x0eGossipResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\'\n\x06sender\x18\x02 \x01(\x0b\x32\x17.cacheservice.v1.Member\x12\x30\n\x08messages\x18\x03 \x03(\x0b\x32\x1e.cacheservice.v1.GossipMessage\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\x32\xc2\x02\n\x0bPeerService\x12L\n\x07\x46orward\x12\x1f.cacheservice.v1.ForwardRequest\x1a .cacheservice.v1.ForwardResponse\x12R\n\tReplicate\x12!.cacheservice.v1.ReplicateRequest\x1a\".cacheservice.v1.ReplicateResponse\x12\x46\n\x05\x46\x65tch\x12\x1d.cacheservice.v1.FetchRequest\x1a\x1e.cacheservice.v1.FetchResponse\x12I\n\x06Gossip\x12\x1e.cacheservice.v1.GossipRequest\x1a\x1f.cacheservice.v1.GossipResponseB3\n\x0f\x63\x61\x63heservice.v1P\x01Z\x1e\x63\x61\x63heservice/v1;cacheservicev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63\x61\x63heservice/v1/peer.proto\x12\x0f\x63\x61\x63heservice.v1\x1a\x1b\x63\x61\x63heservice/v1/cache.proto\x1a\x1d\x63\x61\x63heservice/v1/cluster.proto\x1a\x17google/rpc/status.proto\"\xeb\x01\n\x1aPeerServiceExchangeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12\x32\n\x07\x66orward\x18\x03 \x01(\x0b\x32\x1f.cacheservice.v1.ForwardRequestH\x00\x12\x36\n\treplicate\x18\x04 \x01(\x0b\x32!.cacheservice.v1.ReplicateRequestH\x00\x12.\n\x05\x66\x65tch\x18\x05 \x01(\x0b\x32\x1d.cacheservice.v1.FetchRequestH\x00\x42\t\n\x07request\"\x95\x02\n\x1bPeerServiceExchangeResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x33\n\x07\x66orward\x18\x02 \x01(\x0b\x32 .cacheservice.v1.ForwardResponseH\x00\x12\x37\n\treplicate\x18\x03 \x01(\x0b\x32\".cacheservice.v1.ReplicateResponseH\x00\x12/\n\x05\x66\x65tch\x18\x04 \x01(\x0b\x32\x1e.cacheservice.v1.FetchResponseH\x00\x12#\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\x42\n\n\x08response\"X\n\nPeerHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x11\n\tfrom_node\x18\x02 \x01(\t\x12\x0f\n\x07to_node\x18\x03 \x01(\t\x12\x12\n\nring_epoch\x18\x04 \x01(\x06\"\x8a\x02\n\tOperation\x12*\n\x03get\x18\x01 \x01(\x0b\x32\x1b.cacheservice.v1.GetRequestH\x00\x12*\n\x03set\x18\x02 \x01(\x0b\x32\x1b.cacheservice.v1.SetRequestH\x00\x12\x30\n\x06\x64\x65lete\x18\x03 \x01(\x0b\x32\x1e.cacheservice.v1.DeleteRequestH\x00\x12.\n\x05touch\x18\x04 \x01(\x0b\x32\x1d.cacheservice.v1.TouchRequestH\x00\x12\x36\n\tincrement\x18\x05 \x01(\x0b\x32!.cacheservice.v1.IncrementRequestH\x00\x42\x0b\n\toperation\"\xb7\x02\n\x0fOperationResult\x12+\n\x03get\x18\x01 \x01(\x0b\x32\x1c.cacheservice.v1.GetResponseH\x00\x12+\n\x03set\x18\x02 \x01(\x0b\x32\x1c.cacheservice.v1.SetResponseH\x00\x12\x31\n\x06\x64\x65lete\x18\x03 \x01(\x0b\x32\x1f.cacheservice.v1.DeleteResponseH\x00\x12/\n\x05touch\x18\x04 \x01(\x0b\x32\x1e.cacheservice.v1.TouchResponseH\x00\x12\x37\n\tincrement\x18\x05 \x01(\x0b\x32\".cacheservice.v1.IncrementResponseH\x00\x12#\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x95\x01\n\x0e\x46orwardRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.cacheservice.v1.PeerHeader\x12\x11\n\thops_left\x18\x02 \x01(\r\x12\x13\n\x0bunreachable\x18\x03 \x03(\t\x12.\n\noperations\x18\x04 \x03(\x0b\x32\x1a.cacheservice.v1.Operation\"D\n\x0f\x46orwardResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .cacheservice.v1.OperationResult\"\xac\x01\n\x0cReplicaEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07removed\x18\x03 \x01(\x08\x12\r\n\x05value\x18\x04 \x01(\x0c\x12\x0e\n\x06ttl_ms\x18\x05 \x01(\x04\x12\x10\n\x08stale_ms\x18\x06 \x01(\x04\x12\x0f\n\x07load_ms\x18\x07 \x01(\x04\x12\x0e\n\x06\x61ge_ms\x18\x08 \x01(\x04\x12\x0c\n\x04tags\x18\t \x03(\t\x12\r\n\x05stale\x18\n \x01(\x08\"o\n\x10ReplicateRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.cacheservice.v1.PeerHeader\x12.\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x1d.cacheservice.v1.ReplicaEntry\"%\n\x11ReplicateResponse\x12\x10\n\x08versions\x18\x01 \x03(\x04\"I\n\x0c\x46\x65tchRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.cacheservice.v1.PeerHeader\x12\x0c\n\x04keys\x18\x02 \x03(\t\"?\n\rFetchResponse\x12.\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1d.cacheservice.v1.ReplicaEntry\"1\n\x06Rumour\x12\'\n\x06member\x18\x01 \x01(\x0b\x32\x17.cacheservice.v1.Member\"\xed\x01\n\rGossipMessage\x12%\n\x04ping\x18\x01 \x01(\x0b\x32\x15.cacheservice.v1.PingH\x00\x12#\n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x14.cacheservice.v1.AckH\x00\x12\x34\n\x0cping_request\x18\x03 \x01(\x0b\x32\x1c.cacheservice.v1.PingRequestH\x00\x12%\n\x04sync\x18\x04 \x01(\x0b\x32\x15.cacheservice.v1.SyncH\x00\x12(\n\x07rumours\x18\x05 \x03(\x0b\x32\x17.cacheservice.v1.RumourB\t\n\x07message\"\x18\n\x04Ping\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"\x17\n\x03\x41\x63k\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"A\n\x0bPingRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"F\n\x04Sync\x12(\n\x07members\x18\x01 \x03(\x0b\x32\x17.cacheservice.v1.Member\x12\x14\n\x0creply_wanted\x18\x02 \x01(\x08\"\xc2\x01\n\rGossipRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\'\n\x06sender\x18\x02 \x01(\x0b\x32\x17.cacheservice.v1.Member\x12\x0f\n\x07to_node\x18\x03 \x01(\t\x12\x30\n\x08messages\x18\x04 \x03(\x0b\x32\x1e.cacheservice.v1.GossipMessage\x12\x15\n\rvirtual_nodes\x18\x05 \x01(\r\x12\x1a\n\x12replication_factor\x18\x06 \x01(\r\"\x93\x01\n\x0eGossipResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\'\n\x06sender\x18\x02 \x01(\x0b\x32\x17.cacheservice.v1.Member\x12\x30\n\x08messages\x18\x03 \x03(\x0b\x32\x1e.cacheservice.v1.GossipMessage\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\x32\xc3\x01\n\x0bPeerService\x12i\n\x08\x45xchange\x12+.cacheservice.v1.PeerServiceExchangeRequest\x1a,.cacheservice.v1.PeerServiceExchangeResponse(\x01\x30\x01\x12I\n\x06Gossip\x12\x1e.cacheservice.v1.GossipRequest\x1a\x1f.cacheservice.v1.GossipResponseB3\n\x0f\x63\x61\x63heservice.v1P\x01Z\x1e\x63\x61\x63heservice/v1;cacheservicev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,42 +35,46 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cacheservice.v1.peer_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017cacheservice.v1P\001Z\036cacheservice/v1;cacheservicev1'
-  _globals['_PEERHEADER']._serialized_start=132
-  _globals['_PEERHEADER']._serialized_end=220
-  _globals['_OPERATION']._serialized_start=223
-  _globals['_OPERATION']._serialized_end=489
-  _globals['_OPERATIONRESULT']._serialized_start=492
-  _globals['_OPERATIONRESULT']._serialized_end=803
-  _globals['_FORWARDREQUEST']._serialized_start=806
-  _globals['_FORWARDREQUEST']._serialized_end=955
-  _globals['_FORWARDRESPONSE']._serialized_start=957
-  _globals['_FORWARDRESPONSE']._serialized_end=1045
-  _globals['_REPLICAENTRY']._serialized_start=1048
-  _globals['_REPLICAENTRY']._serialized_end=1220
-  _globals['_REPLICATEREQUEST']._serialized_start=1222
-  _globals['_REPLICATEREQUEST']._serialized_end=1333
-  _globals['_REPLICATERESPONSE']._serialized_start=1335
-  _globals['_REPLICATERESPONSE']._serialized_end=1392
-  _globals['_FETCHREQUEST']._serialized_start=1394
-  _globals['_FETCHREQUEST']._serialized_end=1467
-  _globals['_FETCHRESPONSE']._serialized_start=1469
-  _globals['_FETCHRESPONSE']._serialized_end=1552
-  _globals['_RUMOUR']._serialized_start=1554
-  _globals['_RUMOUR']._serialized_end=1603
-  _globals['_GOSSIPMESSAGE']._serialized_start=1606
-  _globals['_GOSSIPMESSAGE']._serialized_end=1843
-  _globals['_PING']._serialized_start=1845
-  _globals['_PING']._serialized_end=1869
-  _globals['_ACK']._serialized_start=1871
-  _globals['_ACK']._serialized_end=1894
-  _globals['_PINGREQUEST']._serialized_start=1896
-  _globals['_PINGREQUEST']._serialized_end=1961
-  _globals['_SYNC']._serialized_start=1963
-  _globals['_SYNC']._serialized_end=2033
-  _globals['_GOSSIPREQUEST']._serialized_start=2036
-  _globals['_GOSSIPREQUEST']._serialized_end=2230
-  _globals['_GOSSIPRESPONSE']._serialized_start=2233
-  _globals['_GOSSIPRESPONSE']._serialized_end=2380
-  _globals['_PEERSERVICE']._serialized_start=2383
-  _globals['_PEERSERVICE']._serialized_end=2705
+  _globals['_PEERSERVICEEXCHANGEREQUEST']._serialized_start=133
+  _globals['_PEERSERVICEEXCHANGEREQUEST']._serialized_end=368
+  _globals['_PEERSERVICEEXCHANGERESPONSE']._serialized_start=371
+  _globals['_PEERSERVICEEXCHANGERESPONSE']._serialized_end=648
+  _globals['_PEERHEADER']._serialized_start=650
+  _globals['_PEERHEADER']._serialized_end=738
+  _globals['_OPERATION']._serialized_start=741
+  _globals['_OPERATION']._serialized_end=1007
+  _globals['_OPERATIONRESULT']._serialized_start=1010
+  _globals['_OPERATIONRESULT']._serialized_end=1321
+  _globals['_FORWARDREQUEST']._serialized_start=1324
+  _globals['_FORWARDREQUEST']._serialized_end=1473
+  _globals['_FORWARDRESPONSE']._serialized_start=1475
+  _globals['_FORWARDRESPONSE']._serialized_end=1543
+  _globals['_REPLICAENTRY']._serialized_start=1546
+  _globals['_REPLICAENTRY']._serialized_end=1718
+  _globals['_REPLICATEREQUEST']._serialized_start=1720
+  _globals['_REPLICATEREQUEST']._serialized_end=1831
+  _globals['_REPLICATERESPONSE']._serialized_start=1833
+  _globals['_REPLICATERESPONSE']._serialized_end=1870
+  _globals['_FETCHREQUEST']._serialized_start=1872
+  _globals['_FETCHREQUEST']._serialized_end=1945
+  _globals['_FETCHRESPONSE']._serialized_start=1947
+  _globals['_FETCHRESPONSE']._serialized_end=2010
+  _globals['_RUMOUR']._serialized_start=2012
+  _globals['_RUMOUR']._serialized_end=2061
+  _globals['_GOSSIPMESSAGE']._serialized_start=2064
+  _globals['_GOSSIPMESSAGE']._serialized_end=2301
+  _globals['_PING']._serialized_start=2303
+  _globals['_PING']._serialized_end=2327
+  _globals['_ACK']._serialized_start=2329
+  _globals['_ACK']._serialized_end=2352
+  _globals['_PINGREQUEST']._serialized_start=2354
+  _globals['_PINGREQUEST']._serialized_end=2419
+  _globals['_SYNC']._serialized_start=2421
+  _globals['_SYNC']._serialized_end=2491
+  _globals['_GOSSIPREQUEST']._serialized_start=2494
+  _globals['_GOSSIPREQUEST']._serialized_end=2688
+  _globals['_GOSSIPRESPONSE']._serialized_start=2691
+  _globals['_GOSSIPRESPONSE']._serialized_end=2838
+  _globals['_PEERSERVICE']._serialized_start=2841
+  _globals['_PEERSERVICE']._serialized_end=3036
 # @@protoc_insertion_point(module_scope)

@@ -22,6 +22,108 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class PeerServiceExchangeRequest(_message.Message):
+    """One request on the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    FORWARD_FIELD_NUMBER: _builtins.int
+    REPLICATE_FIELD_NUMBER: _builtins.int
+    FETCH_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.int
+    """Chosen by the caller, unique among its requests in flight on this stream."""
+    timeout_ms: _builtins.int
+    """Milliseconds until the caller gives up."""
+    @_builtins.property
+    def forward(self) -> Global___ForwardRequest:
+        """Has operations done by the node that the sender takes for their owner. That node passes on what it
+        does not own while hops_left allows, and else refuses the operation with reason WRONG_OWNER.
+        """
+
+    @_builtins.property
+    def replicate(self) -> Global___ReplicateRequest:
+        """Stores copies of what the sender, as owner, has written. Idempotent: the higher version stays."""
+
+    @_builtins.property
+    def fetch(self) -> Global___FetchRequest:
+        """Gives the sender what the receiver holds of some keys, for an owner that is new and does not have
+        them yet. Idempotent.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.int = ...,
+        timeout_ms: _builtins.int = ...,
+        forward: Global___ForwardRequest | None = ...,
+        replicate: Global___ReplicateRequest | None = ...,
+        fetch: Global___FetchRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fetch", b"fetch", "forward", b"forward", "replicate", b"replicate", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fetch", b"fetch", "forward", b"forward", "replicate", b"replicate", "request", b"request", "request_id", b"request_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["forward", "replicate", "fetch"]  # noqa: Y015
+    _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
+
+Global___PeerServiceExchangeRequest: _TypeAlias = PeerServiceExchangeRequest  # noqa: Y015
+
+@_typing.final
+class PeerServiceExchangeResponse(_message.Message):
+    """The answer to one request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FORWARD_FIELD_NUMBER: _builtins.int
+    REPLICATE_FIELD_NUMBER: _builtins.int
+    FETCH_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    RING_EPOCH_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.int
+    """The request's request_id."""
+    ring_epoch: _builtins.int
+    """The called node's ring epoch."""
+    @_builtins.property
+    def forward(self) -> Global___ForwardResponse:
+        """To a forward."""
+
+    @_builtins.property
+    def replicate(self) -> Global___ReplicateResponse:
+        """To a replicate."""
+
+    @_builtins.property
+    def fetch(self) -> Global___FetchResponse:
+        """To a fetch."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Nothing of it was done."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.int = ...,
+        forward: Global___ForwardResponse | None = ...,
+        replicate: Global___ReplicateResponse | None = ...,
+        fetch: Global___FetchResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
+        ring_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "fetch", b"fetch", "forward", b"forward", "replicate", b"replicate", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "fetch", b"fetch", "forward", b"forward", "replicate", b"replicate", "request_id", b"request_id", "response", b"response", "ring_epoch", b"ring_epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["forward", "replicate", "fetch", "error"]  # noqa: Y015
+    _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
+
+Global___PeerServiceExchangeResponse: _TypeAlias = PeerServiceExchangeResponse  # noqa: Y015
+
+@_typing.final
 class PeerHeader(_message.Message):
     """Whom a request is meant for."""
 
@@ -208,9 +310,6 @@ class ForwardResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
-    RING_EPOCH_FIELD_NUMBER: _builtins.int
-    ring_epoch: _builtins.int
-    """The called node's ring epoch."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperationResult]:
         """In the order of the operations."""
@@ -219,11 +318,10 @@ class ForwardResponse(_message.Message):
         self,
         *,
         results: _abc.Iterable[Global___OperationResult] | None = ...,
-        ring_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "ring_epoch", b"ring_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -328,9 +426,6 @@ class ReplicateResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSIONS_FIELD_NUMBER: _builtins.int
-    RING_EPOCH_FIELD_NUMBER: _builtins.int
-    ring_epoch: _builtins.int
-    """The called node's ring epoch."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """For each entry the version that the receiver holds now: the entry's; a higher one when it had later
@@ -342,11 +437,10 @@ class ReplicateResponse(_message.Message):
         self,
         *,
         versions: _abc.Iterable[_builtins.int] | None = ...,
-        ring_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ring_epoch", b"ring_epoch", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -389,9 +483,6 @@ class FetchResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRIES_FIELD_NUMBER: _builtins.int
-    RING_EPOCH_FIELD_NUMBER: _builtins.int
-    ring_epoch: _builtins.int
-    """The called node's ring epoch."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaEntry]:
         """Entries and removals of those keys of which the receiver knows anything, as many as fit a message."""
@@ -400,11 +491,10 @@ class FetchResponse(_message.Message):
         self,
         *,
         entries: _abc.Iterable[Global___ReplicaEntry] | None = ...,
-        ring_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "ring_epoch", b"ring_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -37,20 +37,10 @@ class PeerServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
-        self.Forward = channel.unary_unary(
-                '/cacheservice.v1.PeerService/Forward',
-                request_serializer=cacheservice_dot_v1_dot_peer__pb2.ForwardRequest.SerializeToString,
-                response_deserializer=cacheservice_dot_v1_dot_peer__pb2.ForwardResponse.FromString,
-                _registered_method=True)
-        self.Replicate = channel.unary_unary(
-                '/cacheservice.v1.PeerService/Replicate',
-                request_serializer=cacheservice_dot_v1_dot_peer__pb2.ReplicateRequest.SerializeToString,
-                response_deserializer=cacheservice_dot_v1_dot_peer__pb2.ReplicateResponse.FromString,
-                _registered_method=True)
-        self.Fetch = channel.unary_unary(
-                '/cacheservice.v1.PeerService/Fetch',
-                request_serializer=cacheservice_dot_v1_dot_peer__pb2.FetchRequest.SerializeToString,
-                response_deserializer=cacheservice_dot_v1_dot_peer__pb2.FetchResponse.FromString,
+        self.Exchange = channel.stream_stream(
+                '/cacheservice.v1.PeerService/Exchange',
+                request_serializer=cacheservice_dot_v1_dot_peer__pb2.PeerServiceExchangeRequest.SerializeToString,
+                response_deserializer=cacheservice_dot_v1_dot_peer__pb2.PeerServiceExchangeResponse.FromString,
                 _registered_method=True)
         self.Gossip = channel.unary_unary(
                 '/cacheservice.v1.PeerService/Gossip',
@@ -65,24 +55,13 @@ class PeerServiceServicer(object):
     CLUSTER_ID_MISMATCH or NODE_ID_MISMATCH.
     """
 
-    def Forward(self, request, context):
-        """Has operations done by the node that the sender takes for their owner. That node passes on what it
-        does not own while hops_left allows, and else refuses the operation with reason WRONG_OWNER.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Replicate(self, request, context):
-        """Stores copies of what the sender, as owner, has written. Idempotent: the higher version stays.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Fetch(self, request, context):
-        """Gives the sender what the receiver holds of some keys, for an owner that is new and does not have
-        them yet. Idempotent.
+    def Exchange(self, request_iterator, context):
+        """Everything that is asked on a client's behalf, on long-lived streams between each two nodes.
+        Requests that wait together are sent as one. Forwards have a stream of their own, since they wait for
+        copies at other nodes, and copies wait for nothing. Answers come in the order in which they are ready;
+        request_id pairs them with their requests. Beyond 64 requests at work, or 1 MiB of answers that the
+        caller does not take, the node reads no further. Ends with OK when the node drains: requests not
+        answered by then were not done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,20 +77,10 @@ class PeerServiceServicer(object):
 
 def add_PeerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Forward': grpc.unary_unary_rpc_method_handler(
-                    servicer.Forward,
-                    request_deserializer=cacheservice_dot_v1_dot_peer__pb2.ForwardRequest.FromString,
-                    response_serializer=cacheservice_dot_v1_dot_peer__pb2.ForwardResponse.SerializeToString,
-            ),
-            'Replicate': grpc.unary_unary_rpc_method_handler(
-                    servicer.Replicate,
-                    request_deserializer=cacheservice_dot_v1_dot_peer__pb2.ReplicateRequest.FromString,
-                    response_serializer=cacheservice_dot_v1_dot_peer__pb2.ReplicateResponse.SerializeToString,
-            ),
-            'Fetch': grpc.unary_unary_rpc_method_handler(
-                    servicer.Fetch,
-                    request_deserializer=cacheservice_dot_v1_dot_peer__pb2.FetchRequest.FromString,
-                    response_serializer=cacheservice_dot_v1_dot_peer__pb2.FetchResponse.SerializeToString,
+            'Exchange': grpc.stream_stream_rpc_method_handler(
+                    servicer.Exchange,
+                    request_deserializer=cacheservice_dot_v1_dot_peer__pb2.PeerServiceExchangeRequest.FromString,
+                    response_serializer=cacheservice_dot_v1_dot_peer__pb2.PeerServiceExchangeResponse.SerializeToString,
             ),
             'Gossip': grpc.unary_unary_rpc_method_handler(
                     servicer.Gossip,
@@ -133,7 +102,7 @@ class PeerService(object):
     """
 
     @staticmethod
-    def Forward(request,
+    def Exchange(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -143,66 +112,12 @@ class PeerService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
-            '/cacheservice.v1.PeerService/Forward',
-            cacheservice_dot_v1_dot_peer__pb2.ForwardRequest.SerializeToString,
-            cacheservice_dot_v1_dot_peer__pb2.ForwardResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Replicate(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/cacheservice.v1.PeerService/Replicate',
-            cacheservice_dot_v1_dot_peer__pb2.ReplicateRequest.SerializeToString,
-            cacheservice_dot_v1_dot_peer__pb2.ReplicateResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Fetch(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/cacheservice.v1.PeerService/Fetch',
-            cacheservice_dot_v1_dot_peer__pb2.FetchRequest.SerializeToString,
-            cacheservice_dot_v1_dot_peer__pb2.FetchResponse.FromString,
+            '/cacheservice.v1.PeerService/Exchange',
+            cacheservice_dot_v1_dot_peer__pb2.PeerServiceExchangeRequest.SerializeToString,
+            cacheservice_dot_v1_dot_peer__pb2.PeerServiceExchangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

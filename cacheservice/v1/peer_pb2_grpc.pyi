@@ -36,15 +36,13 @@ class PeerServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PeerServiceAsyncStub: ...
-    Forward: _grpc.UnaryUnaryMultiCallable[_peer_pb2.ForwardRequest, _peer_pb2.ForwardResponse]
-    """Has operations done by the node that the sender takes for their owner. That node passes on what it
-    does not own while hops_left allows, and else refuses the operation with reason WRONG_OWNER.
-    """
-    Replicate: _grpc.UnaryUnaryMultiCallable[_peer_pb2.ReplicateRequest, _peer_pb2.ReplicateResponse]
-    """Stores copies of what the sender, as owner, has written. Idempotent: the higher version stays."""
-    Fetch: _grpc.UnaryUnaryMultiCallable[_peer_pb2.FetchRequest, _peer_pb2.FetchResponse]
-    """Gives the sender what the receiver holds of some keys, for an owner that is new and does not have
-    them yet. Idempotent.
+    Exchange: _grpc.StreamStreamMultiCallable[_peer_pb2.PeerServiceExchangeRequest, _peer_pb2.PeerServiceExchangeResponse]
+    """Everything that is asked on a client's behalf, on long-lived streams between each two nodes.
+    Requests that wait together are sent as one. Forwards have a stream of their own, since they wait for
+    copies at other nodes, and copies wait for nothing. Answers come in the order in which they are ready;
+    request_id pairs them with their requests. Beyond 64 requests at work, or 1 MiB of answers that the
+    caller does not take, the node reads no further. Ends with OK when the node drains: requests not
+    answered by then were not done.
     """
     Gossip: _grpc.UnaryUnaryMultiCallable[_peer_pb2.GossipRequest, _peer_pb2.GossipResponse]
     """Carries membership messages; the answer carries what the receiver has to say to the sender."""
@@ -57,15 +55,13 @@ class PeerServiceAsyncStub(PeerServiceStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Forward: _aio.UnaryUnaryMultiCallable[_peer_pb2.ForwardRequest, _peer_pb2.ForwardResponse]  # type: ignore[assignment]
-    """Has operations done by the node that the sender takes for their owner. That node passes on what it
-    does not own while hops_left allows, and else refuses the operation with reason WRONG_OWNER.
-    """
-    Replicate: _aio.UnaryUnaryMultiCallable[_peer_pb2.ReplicateRequest, _peer_pb2.ReplicateResponse]  # type: ignore[assignment]
-    """Stores copies of what the sender, as owner, has written. Idempotent: the higher version stays."""
-    Fetch: _aio.UnaryUnaryMultiCallable[_peer_pb2.FetchRequest, _peer_pb2.FetchResponse]  # type: ignore[assignment]
-    """Gives the sender what the receiver holds of some keys, for an owner that is new and does not have
-    them yet. Idempotent.
+    Exchange: _aio.StreamStreamMultiCallable[_peer_pb2.PeerServiceExchangeRequest, _peer_pb2.PeerServiceExchangeResponse]  # type: ignore[assignment]
+    """Everything that is asked on a client's behalf, on long-lived streams between each two nodes.
+    Requests that wait together are sent as one. Forwards have a stream of their own, since they wait for
+    copies at other nodes, and copies wait for nothing. Answers come in the order in which they are ready;
+    request_id pairs them with their requests. Beyond 64 requests at work, or 1 MiB of answers that the
+    caller does not take, the node reads no further. Ends with OK when the node drains: requests not
+    answered by then were not done.
     """
     Gossip: _aio.UnaryUnaryMultiCallable[_peer_pb2.GossipRequest, _peer_pb2.GossipResponse]  # type: ignore[assignment]
     """Carries membership messages; the answer carries what the receiver has to say to the sender."""
@@ -77,31 +73,17 @@ class PeerServiceServicer(metaclass=_abc_1.ABCMeta):
     """
 
     @_abc_1.abstractmethod
-    def Forward(
+    def Exchange(
         self,
-        request: _peer_pb2.ForwardRequest,
+        request_iterator: _MaybeAsyncIterator[_peer_pb2.PeerServiceExchangeRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_peer_pb2.ForwardResponse, _abc.Awaitable[_peer_pb2.ForwardResponse]]:
-        """Has operations done by the node that the sender takes for their owner. That node passes on what it
-        does not own while hops_left allows, and else refuses the operation with reason WRONG_OWNER.
-        """
-
-    @_abc_1.abstractmethod
-    def Replicate(
-        self,
-        request: _peer_pb2.ReplicateRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_peer_pb2.ReplicateResponse, _abc.Awaitable[_peer_pb2.ReplicateResponse]]:
-        """Stores copies of what the sender, as owner, has written. Idempotent: the higher version stays."""
-
-    @_abc_1.abstractmethod
-    def Fetch(
-        self,
-        request: _peer_pb2.FetchRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_peer_pb2.FetchResponse, _abc.Awaitable[_peer_pb2.FetchResponse]]:
-        """Gives the sender what the receiver holds of some keys, for an owner that is new and does not have
-        them yet. Idempotent.
+    ) -> _typing.Union[_abc.Iterator[_peer_pb2.PeerServiceExchangeResponse], _abc.AsyncIterator[_peer_pb2.PeerServiceExchangeResponse]]:
+        """Everything that is asked on a client's behalf, on long-lived streams between each two nodes.
+        Requests that wait together are sent as one. Forwards have a stream of their own, since they wait for
+        copies at other nodes, and copies wait for nothing. Answers come in the order in which they are ready;
+        request_id pairs them with their requests. Beyond 64 requests at work, or 1 MiB of answers that the
+        caller does not take, the node reads no further. Ends with OK when the node drains: requests not
+        answered by then were not done.
         """
 
     @_abc_1.abstractmethod

@@ -25,6 +25,8 @@ from cacheservice.server.app import NodeServer
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.admin_pb2 import StatsRequest
 from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer, add_CacheServiceServicer_to_server
+from cacheservice.v1.cluster_pb2 import DescribeRequest
+from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub
 from cacheservice.wire import to_status
 
 Answer = pb.ExchangeResponse | CacheServiceError | None
@@ -114,7 +116,17 @@ async def cluster(stack: AsyncExitStack, count: int, **settings: Any) -> list[No
         await server.join()
         seeds = seeds or (address,)
         servers.append(server)
+    await agreed(servers)
     return servers
+
+
+async def agreed(servers: Sequence[NodeServer]) -> None:
+    """Waits until each of the servers knows all of them."""
+    for server in servers:
+        async with grpc.aio.insecure_channel(address_of(server)) as channel, asyncio.timeout(20):
+            stub = ClusterServiceStub(channel)
+            while len((await stub.Describe(DescribeRequest())).topology.members) != len(servers):
+                await asyncio.sleep(0.01)
 
 
 def address_of(server: NodeServer) -> str:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from cacheservice.client.batch import Batch, Caller, Reads, Removals, Writes
 from cacheservice.client.pending import LEAST_KEYS, MAX_KEYS, MAX_VALUE_BYTES, Pending
+from cacheservice.errors import InvalidArgument, NoOwnerReachable
 from cacheservice.v1 import cache_pb2 as pb
+from cacheservice.wire import to_status
 
 TIMES = (1.0, 0.5)
 
@@ -136,7 +138,7 @@ async def test_large_batches_and_small_ones_take_turns() -> None:
     waiting.read("a")
     waiting.seal()
     waiting.read("b")
-    assert [batch.keys for batch in taken(waiting)] == [["a"], ["0"], ["b"], ["1"], ["2"], ["3"]]
+    assert [batch.keys for batch in taken(waiting)] == [["a"], ["0", "1"], ["b"], ["2"], ["3"]]
     waiting.add(large[0])
     assert waiting.take(small=True, large=False, under_way=0) is None
     waiting.read("c")
@@ -169,3 +171,30 @@ async def test_one_element_of_a_column_stands_for_all() -> None:
     [batch] = taken(waiting)
     request = batch.request(9, 100)
     assert (list(request.set.ttl_ms), list(request.set.stale_ms)) == ([5_000, 0], [1, 2])
+
+
+async def test_several_callers_keys_leave_together_and_come_back_apart() -> None:
+    waiting, loop = pending(), asyncio.get_running_loop()
+    callers = [Caller(loop.create_future(), 2) for _ in range(3)]
+    for number, caller in enumerate(callers):
+        waiting.add(Reads([f"{number}a", f"{number}b"], caller, TIMES))
+    waiting.add(Writes(["w"], [b""], [0], [0], Caller(loop.create_future(), 1), TIMES))
+    joined = waiting.take(small=True, large=True, under_way=0, under_way_large=100)
+    assert joined is not None
+    assert joined.keys == ["0a", "0b", "1a", "1b", "2a", "2b"]
+    values = [key.encode() for key in joined.keys]
+    response = pb.ExchangeResponse(get=pb.GetResultColumns(outcomes=[pb.GET_OUTCOME_HIT] * 6, values=values))
+    response.errors.add(index=2, status=to_status(NoOwnerReachable("lost")))
+    response.errors.add(index=5, status=to_status(InvalidArgument("wrong")))
+    elsewhere, again = joined.settle(response)
+    assert (elsewhere, again) == ([2], [])
+    assert callers[0].future.result() == {"0a": b"0a", "0b": b"0b"}
+    assert isinstance(callers[2].future.exception(), InvalidArgument)
+    rest = joined.select(elsewhere)
+    assert not rest.waiting.is_over
+    columns = pb.GetResultColumns(outcomes=[pb.GET_OUTCOME_MISS], values=[b""])
+    assert rest.settle(pb.ExchangeResponse(get=columns)) == ([], [])
+    assert callers[1].future.result() == {"1b": b"1b"}
+    assert rest.waiting.is_over
+    last = waiting.take(small=True, large=True, under_way=0, under_way_large=100)
+    assert isinstance(last, Writes)

@@ -75,6 +75,7 @@ def test_a_go_program_uses_the_cluster(program: Path, shared_cluster: ClusterPro
         "served_by": owner,
         "hops": 1,
         "batch": ["value of go:one", "value of go:two", "value of go:three", "-"],
+        "exchange": ["4", "5", "-"],
         "refused": {
             "code": "InvalidArgument",
             "message": "ttl_seconds must be a number from 0 to 315360000, got -1.0",

@@ -292,6 +292,28 @@ async def test_expired_entries_are_collected_without_being_asked_for(channel: gr
     assert (stats.entries, stats.bytes) == (0, 0)
 
 
+async def asked(
+    peer: Any, request: peer_pb2.PeerServiceExchangeRequest
+) -> peer_pb2.PeerServiceExchangeResponse:
+    call = peer.Exchange()
+    await call.write(request)
+    response: peer_pb2.PeerServiceExchangeResponse = await call.read()
+    await call.done_writing()
+    return response
+
+
+async def test_a_request_of_a_peer_that_makes_no_sense_is_refused(channel: grpc.aio.Channel) -> None:
+    peer: Any = PeerServiceStub(channel)
+    header = peer_pb2.PeerHeader(cluster_id="cacheservice", to_node="n1")
+    for request in (
+        peer_pb2.PeerServiceExchangeRequest(),
+        peer_pb2.PeerServiceExchangeRequest(forward=peer_pb2.ForwardRequest(header=header)),
+        peer_pb2.PeerServiceExchangeRequest(replicate=peer_pb2.ReplicateRequest(header=header)),
+        peer_pb2.PeerServiceExchangeRequest(fetch=peer_pb2.FetchRequest(header=header)),
+    ):
+        assert isinstance(from_status((await asked(peer, request)).error), InvalidArgument)
+
+
 async def test_peers_that_mean_somebody_else_are_refused(channel: grpc.aio.Channel) -> None:
     peer: Any = PeerServiceStub(channel)
     operations = [peer_pb2.Operation(get=pb.GetRequest(key="k"))]
@@ -299,11 +321,17 @@ async def test_peers_that_mean_somebody_else_are_refused(channel: grpc.aio.Chann
         (peer_pb2.PeerHeader(cluster_id="other", to_node="n1"), "CLUSTER_ID_MISMATCH"),
         (peer_pb2.PeerHeader(cluster_id="cacheservice", to_node="n2"), "NODE_ID_MISMATCH"),
     ]:
-        forward = peer_pb2.ForwardRequest(header=header, operations=operations)
-        assert (await error_of(peer.Forward(forward))).reason == reason
         entries = [peer_pb2.ReplicaEntry(key="k", version=1)]
-        replicate = peer_pb2.ReplicateRequest(header=header, entries=entries)
-        assert (await error_of(peer.Replicate(replicate))).reason == reason
+        for request in (
+            peer_pb2.PeerServiceExchangeRequest(
+                forward=peer_pb2.ForwardRequest(header=header, operations=operations)
+            ),
+            peer_pb2.PeerServiceExchangeRequest(
+                replicate=peer_pb2.ReplicateRequest(header=header, entries=entries)
+            ),
+            peer_pb2.PeerServiceExchangeRequest(fetch=peer_pb2.FetchRequest(header=header, keys=["k"])),
+        ):
+            assert from_status((await asked(peer, request)).error).reason == reason
     member = cluster_pb2.Member(node_id="x", address="127.0.0.1:1", state=cluster_pb2.MEMBER_STATE_ALIVE)
     message = peer_pb2.GossipMessage(ping=peer_pb2.Ping(sequence=1))
     gossip = peer_pb2.GossipRequest(cluster_id="other", sender=member, messages=[message])
@@ -322,7 +350,10 @@ async def test_one_bad_operation_of_a_peer_does_not_spoil_the_others(channel: gr
         peer_pb2.Operation(),
         peer_pb2.Operation(get=pb.GetRequest(key="k")),
     ]
-    answer = await peer.Forward(peer_pb2.ForwardRequest(header=header, operations=operations))
+    forward = peer_pb2.ForwardRequest(header=header, operations=operations)
+    response = await asked(peer, peer_pb2.PeerServiceExchangeRequest(request_id=7, forward=forward))
+    assert (response.request_id, response.ring_epoch > 0) == (7, True)
+    answer = response.forward
     assert [result.WhichOneof("result") for result in answer.results] == ["set", "error", "error", "get"]
     assert answer.results[3].get.value == b"v"
 

@@ -18,8 +18,9 @@ from cacheservice.node.columns import Reads
 from cacheservice.node.operations import GetOutcome
 from cacheservice.server.app import NodeServer
 from cacheservice.server.cache_service import CacheServicer
-from cacheservice.server.exchange import MAX_AT_WORK, Exchange
+from cacheservice.server.exchange import Exchange
 from cacheservice.server.guard import Admission, TolerantServer
+from cacheservice.server.streams import MAX_AT_WORK, Streams
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub, add_CacheServiceServicer_to_server
 from cacheservice.wire import from_rpc_error, from_status
@@ -301,9 +302,9 @@ async def serving(batches: SlowBatches, admission: Admission | None = None) -> A
         admission = Admission(1_000)
         admission.is_open = True
     settings = Settings()
-    streams = Exchange(batches, admission, settings, lambda: 1)  # type: ignore[arg-type]
+    exchanged = Exchange(batches, admission, settings, lambda: 1)  # type: ignore[arg-type]
     server = grpc.aio.server()
-    parts: Any = None, None, settings, admission, streams, lambda: True
+    parts: Any = None, None, settings, admission, exchanged, Streams(), lambda: True
     registering: Any = TolerantServer(server)
     add_CacheServiceServicer_to_server(CacheServicer(*parts), registering)
     port = server.add_insecure_port("127.0.0.1:0")

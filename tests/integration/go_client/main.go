@@ -33,6 +33,7 @@ type summary struct {
 	ServedBy string   `json:"served_by"`
 	Hops     uint32   `json:"hops"`
 	Batch    []string `json:"batch"`
+	Exchange []string `json:"exchange"`
 	Refused  refusal  `json:"refused"`
 }
 
@@ -90,6 +91,10 @@ func run(ctx context.Context, first, second cachev1.CacheServiceClient) (*summar
 	if err != nil {
 		return nil, err
 	}
+	exchanged, err := throughExchange(ctx, first)
+	if err != nil {
+		return nil, err
+	}
 	refused, err := provokeRefusal(ctx, first)
 	if err != nil {
 		return nil, err
@@ -103,6 +108,7 @@ func run(ctx context.Context, first, second cachev1.CacheServiceClient) (*summar
 		ServedBy: read.ServedBy,
 		Hops:     read.Hops,
 		Batch:    batch,
+		Exchange: exchanged,
 		Refused:  refused,
 	}, nil
 }
@@ -141,6 +147,45 @@ func throughBatches(ctx context.Context, first, second cachev1.CacheServiceClien
 		values = append(values, string(got.Value))
 	}
 	return values, nil
+}
+
+// Writes, reads and removes entries by batches on one stream, the fastest way for many keys, and gives what
+// was read; "-" is a miss. A program with many goroutines keeps one such stream to a node, has each batch
+// carry what they want at that moment, and hands out the answers by batch_id, in whatever order they come.
+func throughExchange(ctx context.Context, node cachev1.CacheServiceClient) ([]string, error) {
+	stream, err := node.Exchange(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("exchange: %w", err)
+	}
+	keys := []string{"go:four", "go:five"}
+	write := &cachev1.SetColumns{Keys: keys, Values: [][]byte{[]byte("4"), []byte("5")}, TtlMs: []uint64{60_000}}
+	read := &cachev1.GetColumns{Keys: append(keys, "go:absent"), ValuesOnly: true}
+	var values []string
+	for id, request := range []*cachev1.ExchangeRequest{
+		{Batch: &cachev1.ExchangeRequest_Set{Set: write}},
+		{Batch: &cachev1.ExchangeRequest_Get{Get: read}},
+		{Batch: &cachev1.ExchangeRequest_Delete{Delete: &cachev1.DeleteColumns{Keys: keys}}},
+	} {
+		request.BatchId = uint64(id)
+		if err := stream.Send(request); err != nil {
+			return nil, fmt.Errorf("exchange: %w", err)
+		}
+		answer, err := stream.Recv()
+		if err != nil {
+			return nil, fmt.Errorf("exchange: %w", err)
+		}
+		if answer.BatchId != request.BatchId || answer.Refused != nil || len(answer.Errors) > 0 {
+			return nil, fmt.Errorf("exchange: %v was answered with %v", request, answer)
+		}
+		for i, outcome := range answer.GetGet().GetOutcomes() {
+			if outcome == cachev1.GetOutcome_GET_OUTCOME_MISS {
+				values = append(values, "-")
+			} else {
+				values = append(values, string(answer.GetGet().Values[i]))
+			}
+		}
+	}
+	return values, stream.CloseSend()
 }
 
 // Sends a request that is out of bounds, and gives what the error tells.

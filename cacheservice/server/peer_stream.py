@@ -1,0 +1,175 @@
+"""One stream to a peer: requests that wait together leave as one, and their answers come back apart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from cacheservice.errors import CacheServiceError
+from cacheservice.v1 import peer_pb2
+from cacheservice.wire import from_rpc_error, from_status, was_cancelled_here
+
+MAX_ROWS = 1_000
+"""Operations or copies of several requests that leave together."""
+MAX_BYTES = 1024 * 1024
+"""Of what they carry, but for the last of them."""
+WINDOW = 4
+"""Requests under way before others wait for each other; slow ones do not count."""
+SLOW_SECONDS = 0.05
+
+
+class StreamEnded(Exception):
+    """The stream ended before the answer came. `was_sent`: the request may have been received."""
+
+    def __init__(self, why: str, *, was_sent: bool) -> None:
+        super().__init__(why)
+        self.was_sent = was_sent
+
+
+@dataclass(eq=False, slots=True)
+class Question:
+    """What one caller asks: rows, and how to make a request of them and of others' rows."""
+
+    kind: str
+    """Rows of one kind may leave together; those of a kind without a name leave alone."""
+    rows: list[Any]
+    size: int
+    """Bytes that the rows carry, about."""
+    timeout_ms: int
+    to_request: Callable[[list[Any]], peer_pb2.PeerServiceExchangeRequest]
+    rows_of: Callable[[peer_pb2.PeerServiceExchangeResponse], list[Any]]
+    """The answer to each row, in order; or, of one without kind, the answer."""
+    answer: asyncio.Future[list[Any]] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+    was_sent: bool = False
+
+
+class PeerStream:
+    """Opened when something is asked, and again when it has ended."""
+
+    def __init__(self, open_call: Callable[[], Any]) -> None:
+        self._open_call = open_call
+        self._pending: deque[Question] = deque()
+        self._under_way: dict[int, list[Question]] = {}
+        self._counted: set[int] = set()
+        self._last_id = 0
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def ask(self, question: Question) -> list[Any]:
+        """The answer to each row. StreamEnded when there is none; else the error that the peer answered with.
+
+        Gives up after the question's timeout_ms, with TimeoutError.
+        """
+        self._pending.append(question)
+        self._wake.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        try:
+            async with asyncio.timeout(question.timeout_ms / 1_000):
+                return await question.answer
+        finally:
+            if not question.was_sent and question in self._pending:
+                self._pending.remove(question)
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        why = "the connection was closed"
+        call = self._open_call()
+        writer = asyncio.create_task(self._write(call))
+        try:
+            while (response := await call.read()) is not grpc.aio.EOF:
+                self._receive(response)
+            why = "it is about to stop"
+        except grpc.aio.AioRpcError as failure:
+            why = from_rpc_error(failure).message
+        except asyncio.CancelledError:
+            if was_cancelled_here():
+                raise
+        finally:
+            writer.cancel()
+            call.cancel()
+            self._fail(why)
+
+    async def _write(self, call: Any) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                while self._pending and len(self._counted) < WINDOW:
+                    questions = self._take()
+                    if not questions:
+                        continue
+                    self._last_id += 1
+                    request = questions[0].to_request([row for each in questions for row in each.rows])
+                    request.request_id = self._last_id
+                    request.timeout_ms = max(each.timeout_ms for each in questions)
+                    for each in questions:
+                        each.was_sent = True
+                    self._under_way[self._last_id] = questions
+                    self._counted.add(self._last_id)
+                    loop.call_later(SLOW_SECONDS, self._let_others_pass, self._last_id)
+                    await call.write(request)
+                self._wake.clear()
+                await self._wake.wait()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            """The reader learns of it too, and knows why."""
+
+    def _take(self) -> list[Question]:
+        """The first questions that can leave together, without those that nobody waits for any longer."""
+        first = self._pending.popleft()
+        if first.answer.done():
+            return []
+        questions, rows, size = [first], len(first.rows), first.size
+        while self._pending and first.kind and size < MAX_BYTES:
+            after = self._pending[0]
+            rows += len(after.rows)
+            size += after.size
+            if after.kind != first.kind or rows > MAX_ROWS:
+                break
+            self._pending.popleft()
+            if not after.answer.done():
+                questions.append(after)
+        return questions
+
+    def _receive(self, response: peer_pb2.PeerServiceExchangeResponse) -> None:
+        questions = self._under_way.pop(response.request_id, [])
+        self._let_others_pass(response.request_id)
+        error: CacheServiceError | None = None
+        rows: list[Any] = []
+        if response.HasField("error"):
+            error = from_status(response.error)
+        elif questions:
+            rows = questions[0].rows_of(response)
+        start = 0
+        for question in questions:
+            end = start + len(question.rows) if question.kind else len(rows)
+            if not question.answer.done():
+                if error is not None:
+                    question.answer.set_exception(error)
+                else:
+                    question.answer.set_result(rows[start:end])
+            start = end
+
+    def _let_others_pass(self, request_id: int) -> None:
+        self._counted.discard(request_id)
+        self._wake.set()
+
+    def _fail(self, why: str) -> None:
+        questions = [each for some in self._under_way.values() for each in some]
+        questions += self._pending
+        self._under_way.clear()
+        self._counted.clear()
+        self._pending.clear()
+        for question in questions:
+            if not question.answer.done():
+                question.answer.set_exception(StreamEnded(why, was_sent=question.was_sent))

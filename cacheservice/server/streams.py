@@ -1,0 +1,134 @@
+"""Streams of requests that are answered side by side, each when it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from cacheservice.errors import InvalidArgument, NotReady
+from cacheservice.server.guard import Context, Malformed
+
+MAX_AT_WORK = 64
+"""Requests of one stream that wait for other nodes at a time; then the node reads no further."""
+MAX_UNSENT_BYTES = 1024 * 1024
+"""Answers that the caller does not take; then, too, the node reads no further."""
+
+Response = TypeVar("Response")
+Begun: TypeAlias = Response | Callable[[], Awaitable[Response]]
+"""The response, or what to call and await for it."""
+
+
+class Streams:
+    """Serves streams until their callers end them, or `close` does."""
+
+    def __init__(self) -> None:
+        self._open: set[_Stream] = set()
+        self._closed = False
+
+    def close(self) -> None:
+        """Ends the streams: each when what it has read is answered."""
+        self._closed = True
+        for stream in self._open:
+            stream.stop_reading()
+
+    async def serve(self, context: Context, begin: Callable[[Any], Begun[Any]]) -> None:
+        """Answers each request with what `begin` makes of it; returns when the stream is to end."""
+        if self._closed:
+            raise NotReady("this node is about to stop")
+        stream = _Stream(context, begin)
+        self._open.add(stream)
+        try:
+            await stream.run()
+        finally:
+            self._open.discard(stream)
+
+
+class _Stream:
+    """One caller's stream: reads a batch, answers it, or leaves that to a task, and reads the next.
+
+    What was begun goes on when the caller goes away, since replicas must hear of what was written; it ends
+    by its own deadline.
+    """
+
+    def __init__(self, context: Context, begin: Callable[[Any], Begun[Message]]) -> None:
+        self._context = context
+        self._begin = begin
+        self._at_work: set[asyncio.Task[None]] = set()
+        self._unsent: deque[bytes] = deque()
+        self._unsent_bytes = 0
+        self._is_open = True
+        self._has_answers = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._reader: asyncio.Task[None] | None = None
+
+    def stop_reading(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def run(self) -> None:
+        """Reads until the caller has sent everything, or `stop_reading`; returns when all is answered."""
+        self._reader = asyncio.create_task(self._read())
+        writer = asyncio.create_task(self._write())
+        try:
+            await asyncio.wait((self._reader, writer), return_when=asyncio.FIRST_COMPLETED)
+            for task in (self._reader, writer):
+                if task.done() and not task.cancelled():
+                    task.result()
+            while self._at_work or self._unsent_bytes:
+                await self._progress()
+        finally:
+            self._is_open = False
+            self._reader.cancel()
+            writer.cancel()
+
+    async def _read(self) -> None:
+        while True:
+            while len(self._at_work) >= MAX_AT_WORK or self._unsent_bytes > MAX_UNSENT_BYTES:
+                await self._progress()
+            request: Any = await self._context.read()
+            if request is grpc.aio.EOF:
+                return
+            if isinstance(request, Malformed):
+                raise InvalidArgument.of("request", "a message of its type", request.why)
+            work = self._begin(request)
+            if not callable(work):
+                self._send(work)
+            else:
+                task = asyncio.create_task(self._answer(work))
+                self._at_work.add(task)
+                task.add_done_callback(self._finished)
+
+    async def _write(self) -> None:
+        while True:
+            while self._unsent:
+                answer = self._unsent.popleft()
+                await self._context.write(answer)
+                self._unsent_bytes -= len(answer)
+                self._has_room.set()
+            self._has_answers.clear()
+            await self._has_answers.wait()
+
+    async def _progress(self) -> None:
+        """Waits until an answer was sent, or work was finished."""
+        self._has_room.clear()
+        await self._has_room.wait()
+
+    async def _answer(self, work: Callable[[], Awaitable[Message]]) -> None:
+        response = await work()
+        if self._is_open:
+            self._send(response)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._at_work.discard(task)
+        self._has_room.set()
+
+    def _send(self, response: Message) -> None:
+        answer = response.SerializeToString()
+        self._unsent.append(answer)
+        self._unsent_bytes += len(answer)
+        self._has_answers.set()

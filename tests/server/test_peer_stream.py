@@ -1,0 +1,181 @@
+"""One stream to a peer, against a scripted call."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from cacheservice.errors import ClusterIdMismatch
+from cacheservice.server.peer_stream import MAX_BYTES, MAX_ROWS, WINDOW, PeerStream, Question, StreamEnded
+from cacheservice.v1 import peer_pb2
+from cacheservice.wire import to_status
+
+
+class Call:
+    """A stream whose other end is the test."""
+
+    def __init__(self) -> None:
+        self.sent: asyncio.Queue[peer_pb2.PeerServiceExchangeRequest] = asyncio.Queue()
+        self.answers: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def write(self, request: peer_pb2.PeerServiceExchangeRequest) -> None:
+        self.sent.put_nowait(request)
+        await asyncio.sleep(0)
+
+    async def read(self) -> Any:
+        answer = await self.answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def cancel(self) -> None:
+        """Nothing holds on to it."""
+
+    def answer(self, request: peer_pb2.PeerServiceExchangeRequest) -> None:
+        """Answers each copy with its version."""
+        response = peer_pb2.PeerServiceExchangeResponse(request_id=request.request_id)
+        response.replicate.versions.extend(entry.version for entry in request.replicate.entries)
+        self.answers.put_nowait(response)
+
+
+class Calls:
+    """The calls that a stream has opened."""
+
+    def __init__(self) -> None:
+        self._opened: list[Call] = []
+
+    def __call__(self) -> Call:
+        self._opened.append(Call())
+        return self._opened[-1]
+
+    async def last(self, count: int = 1) -> Call:
+        """The last of so many calls, when it is opened."""
+        async with asyncio.timeout(10):
+            while len(self._opened) < count:
+                await asyncio.sleep(0)
+        return self._opened[-1]
+
+
+def copies(*versions: int, kind: str = "replicate", size: int = 0, timeout_ms: int = 60_000) -> Question:
+    def to_request(rows: list[Any]) -> peer_pb2.PeerServiceExchangeRequest:
+        return peer_pb2.PeerServiceExchangeRequest(replicate=peer_pb2.ReplicateRequest(entries=rows))
+
+    def rows_of(answer: peer_pb2.PeerServiceExchangeResponse) -> list[int]:
+        return list(answer.replicate.versions)
+
+    rows = [peer_pb2.ReplicaEntry(key="k", version=version) for version in versions]
+    return Question(kind, rows, size, timeout_ms, to_request, rows_of)
+
+
+async def asking(stream: PeerStream, *questions: Question) -> list[asyncio.Task[list[Any]]]:
+    tasks = [asyncio.create_task(stream.ask(question)) for question in questions]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_what_waits_together_leaves_as_one_and_comes_back_apart() -> None:
+    calls = Calls()
+    stream = PeerStream(calls)
+    tasks = await asking(stream, copies(1, 2), copies(3), copies(4, kind="other"), copies(5))
+    sent = [await (await calls.last()).sent.get() for _ in range(3)]
+    assert [[entry.version for entry in request.replicate.entries] for request in sent] == [
+        [1, 2, 3],
+        [4],
+        [5],
+    ]
+    for request in reversed(sent):
+        (await calls.last()).answer(request)
+    assert await asyncio.gather(*tasks) == [[1, 2], [3], [4], [5]]
+    await stream.close()
+
+
+async def test_bounds_of_what_leaves_together() -> None:
+    calls = Calls()
+    stream = PeerStream(calls)
+    many = [1] * (MAX_ROWS - 1)
+    await asking(stream, copies(*many), copies(2), copies(3), copies(4, size=MAX_BYTES), copies(5))
+    sizes = [len((await (await calls.last()).sent.get()).replicate.entries) for _ in range(3)]
+    assert sizes == [MAX_ROWS, 2, 1]
+    await stream.close()
+
+
+async def test_questions_without_a_kind_leave_alone() -> None:
+    calls = Calls()
+    stream = PeerStream(calls)
+    tasks = await asking(stream, copies(1, 2, kind=""), copies(3, kind=""))
+    for _ in tasks:
+        (await calls.last()).answer(await (await calls.last()).sent.get())
+    assert await asyncio.gather(*tasks) == [[1, 2], [3]]
+    await stream.close()
+
+
+async def test_others_wait_for_those_under_way_but_not_for_slow_ones() -> None:
+    calls = Calls()
+    stream = PeerStream(calls)
+    for number in range(WINDOW):
+        await asking(stream, copies(number + 1))
+        await (await calls.last()).sent.get()
+    await asking(stream, copies(8), copies(9))
+    assert (await calls.last()).sent.empty()
+    async with asyncio.timeout(10):
+        request = await (await calls.last()).sent.get()
+    assert [entry.version for entry in request.replicate.entries] == [8, 9]
+    await stream.close()
+
+
+async def test_an_error_is_everybodys() -> None:
+    calls = Calls()
+    stream = PeerStream(calls)
+    tasks = await asking(stream, copies(1), copies(2))
+    request = await (await calls.last()).sent.get()
+    error = to_status(ClusterIdMismatch("another cluster"))
+    (await calls.last()).answers.put_nowait(
+        peer_pb2.PeerServiceExchangeResponse(request_id=request.request_id, error=error)
+    )
+    for task in tasks:
+        with pytest.raises(ClusterIdMismatch):
+            await task
+    await stream.close()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        grpc.aio.EOF,
+        grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata()),
+    ],
+)
+async def test_a_stream_that_ends_tells_who_was_sent_and_is_opened_again(end: Any) -> None:
+    calls = Calls()
+    stream = PeerStream(calls)
+    tasks = []
+    for number in range(WINDOW + 1):
+        tasks += await asking(stream, copies(number + 1))
+        await asyncio.sleep(0)
+    for _ in range(WINDOW):
+        await (await calls.last()).sent.get()
+    (await calls.last()).answers.put_nowait(end)
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(error, StreamEnded) and error.was_sent for error in ended] == [True] * WINDOW + [False]
+    [again] = await asking(stream, copies(9))
+    (await calls.last(2)).answer(await (await calls.last(2)).sent.get())
+    assert await again == [9]
+    await stream.close()
+
+
+async def test_who_gives_up_is_not_sent_and_not_answered() -> None:
+    calls = Calls()
+    stream = PeerStream(calls)
+    with pytest.raises(TimeoutError):
+        await stream.ask(copies(1, timeout_ms=1))
+    first = await (await calls.last()).sent.get()
+    cancelled, kept = await asking(stream, copies(2), copies(3))
+    cancelled.cancel()
+    request = await (await calls.last()).sent.get()
+    (await calls.last()).answer(first)
+    (await calls.last()).answer(request)
+    assert await kept == [3]
+    await stream.close()
