@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cacheservice.client import Client
+    from cacheservice.client import Client, SyncClient
 
-__all__ = ["Client"]
+__all__ = ["Client", "SyncClient"]
 
 
 def __getattr__(name: str) -> Any:
     """Imports the client at its first use, so that a node's logic can be imported without gRPC."""
-    if name == "Client":
-        from cacheservice.client import Client
+    if name in __all__:
+        from cacheservice import client
 
-        return Client
+        return getattr(client, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

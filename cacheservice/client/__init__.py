@@ -2,5 +2,6 @@
 
 from cacheservice.client.client import Client
 from cacheservice.client.results import Lookup, Outcome, SetResult
+from cacheservice.client.sync_client import SyncClient
 
-__all__ = ["Client", "Lookup", "Outcome", "SetResult"]
+__all__ = ["Client", "Lookup", "Outcome", "SetResult", "SyncClient"]

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 import cacheservice
-from cacheservice.client import Client, Outcome, SetResult
+from cacheservice.client import Client, Outcome, SetResult, SyncClient
 from cacheservice.config import Settings
 from cacheservice.errors import (
     DeadlineExceeded,
@@ -54,8 +54,9 @@ async def cache(start: Start, stack: AsyncExitStack) -> Client:
 
 
 def test_public_names() -> None:
-    assert cacheservice.__all__ == ["Client"]
+    assert cacheservice.__all__ == ["Client", "SyncClient"]
     assert cacheservice.Client is Client
+    assert cacheservice.SyncClient is SyncClient
     with pytest.raises(AttributeError, match="Cleint"):
         cacheservice.Cleint  # noqa: B018
 

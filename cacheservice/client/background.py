@@ -1,0 +1,102 @@
+"""An event loop in a thread of its own, with a client, for the threads of a process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+import uvloop
+
+from cacheservice.client.client import Client
+
+Result = TypeVar("Result")
+
+_LAST_EVENTS_SECONDS = 0.05
+
+
+class Call(Generic[Result]):
+    """What a thread asks for, and waits for."""
+
+    __slots__ = ("_error", "_finished", "_result", "start")
+
+    def __init__(self, start: Callable[[Client], Coroutine[Any, Any, Result]]) -> None:
+        self.start = start
+        self._finished = threading.Lock()
+        self._finished.acquire()
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+
+    def result(self) -> Result:
+        """Waits for it."""
+        self._finished.acquire()
+        if self._error is not None:
+            raise self._error
+        return self._result  # type: ignore[return-value]
+
+    def finish(self, task: asyncio.Task[Result]) -> None:
+        self._error = task.exception()
+        if self._error is None:
+            self._result = task.result()
+        self._finished.release()
+
+
+class Background:
+    """Runs calls of many threads on one loop; those that come while it is busy begin together."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._waiting: deque[Call[Any]] = deque()
+        self._is_woken = False
+        self._is_stopped = False
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self._loop = uvloop.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._thread = threading.Thread(target=self._work, name="cacheservice", daemon=True)
+        self._thread.start()
+
+    def begin(self, call: Call[Any]) -> bool:
+        """Has the call done; false when this has been stopped."""
+        with self._lock:
+            if self._is_stopped:
+                return False
+            self._waiting.append(call)
+            if not self._is_woken:
+                self._is_woken = True
+                self._loop.call_soon_threadsafe(self._begin_waiting)
+        return True
+
+    def stop(self) -> None:
+        """Waits for the calls under way, closes the client, and ends the thread."""
+        with self._lock:
+            if not self._is_stopped:
+                self._is_stopped = True
+                self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+
+    def _begin_waiting(self) -> None:
+        self._is_woken = False
+        while self._waiting:
+            call = self._waiting.popleft()
+            task = self._loop.create_task(call.start(self._client))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+            task.add_done_callback(call.finish)
+
+    def _work(self) -> None:
+        try:
+            self._loop.run_until_complete(self._run())
+        finally:
+            self._loop.close()
+
+    async def _run(self) -> None:
+        async with self._client:
+            await self._stopping.wait()
+            self._begin_waiting()
+            if self._under_way:
+                await asyncio.wait(self._under_way)
+        # gRPC lets go of a loop when it has told it the end of everything that was under way.
+        await asyncio.sleep(_LAST_EVENTS_SECONDS)

@@ -1,0 +1,125 @@
+"""The client for threads: the same calls without await."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+from cacheservice.client import forking
+from cacheservice.client.background import Background, Call
+from cacheservice.client.client import Client, Routing
+from cacheservice.client.results import Lookup, SetResult
+
+Default = TypeVar("Default")
+Result = TypeVar("Result")
+
+
+class SyncClient:
+    """A cache cluster for threads: Client without await.
+
+        with SyncClient("localhost:7700") as cache:
+            cache.set("user:1", b"Ada", ttl=60)
+
+    One instance serves all threads of a process, and is meant to: their calls share batches. It connects at
+    its first call, in a thread of its own. After os.fork both processes may go on using it; connections
+    are closed before, which waits for calls under way, and each process opens its own again.
+    """
+
+    def __init__(
+        self, targets: str | Sequence[str], *, routing: Routing = "direct", timeout: float = 1.0
+    ) -> None:
+        self.lock = threading.Lock()
+        self._new_client = partial(Client, targets, routing=routing, timeout=timeout)
+        self._new_client()
+        self._background: Background | None = None
+        forking.keep(self)
+
+    def __enter__(self) -> SyncClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes all connections, when the calls under way have ended. A later call opens them again."""
+        with self.lock:
+            self.disconnect()
+
+    def disconnect(self) -> bool:
+        """Closes all connections; whether there were any. For who holds the lock."""
+        background, self._background = self._background, None
+        if background is not None:
+            background.stop()
+        return background is not None
+
+    @overload
+    def get(self, key: str) -> bytes | None: ...
+    @overload
+    def get(self, key: str, default: Default) -> bytes | Default: ...
+    def get(self, key: str, default: Default | None = None) -> bytes | Default | None:
+        return self._run(lambda cache: cache.get(key, default))
+
+    def lookup(self, key: str) -> Lookup:
+        return self._run(lambda cache: cache.lookup(key))
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+        return self._run(lambda cache: cache.get_many(keys))
+
+    def set(
+        self,
+        key: str,
+        value: bytes,
+        ttl: float = 0,
+        *,
+        stale: float = 0,
+        if_absent: bool = False,
+        if_present: bool = False,
+        if_version: int | None = None,
+        tags: Sequence[str] = (),
+        min_replicas: int = 0,
+    ) -> SetResult:
+        return self._run(
+            lambda cache: cache.set(
+                key,
+                value,
+                ttl,
+                stale=stale,
+                if_absent=if_absent,
+                if_present=if_present,
+                if_version=if_version,
+                tags=tags,
+                min_replicas=min_replicas,
+            )
+        )
+
+    def set_many(self, values: Mapping[str, bytes], ttl: float = 0) -> None:
+        return self._run(lambda cache: cache.set_many(values, ttl))
+
+    def delete(self, key: str) -> bool:
+        return self._run(lambda cache: cache.delete(key))
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        return self._run(lambda cache: cache.delete_many(keys))
+
+    def touch(self, key: str, ttl: float) -> bool:
+        return self._run(lambda cache: cache.touch(key, ttl))
+
+    def incr(self, key: str, delta: int = 1, *, initial: int = 0, ttl: float = 0) -> int:
+        return self._run(lambda cache: cache.incr(key, delta, initial=initial, ttl=ttl))
+
+    def _run(self, start: Callable[[Client], Coroutine[Any, Any, Result]]) -> Result:
+        call = Call(start)
+        while not (self._background or self._connect()).begin(call):
+            """Somebody has closed the connections since."""
+        return call.result()
+
+    def _connect(self) -> Background:
+        with self.lock:
+            if self._background is None:
+                self._background = Background(self._new_client())
+            return self._background
