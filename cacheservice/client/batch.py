@@ -175,9 +175,14 @@ class Batch(ABC):
     def times(self) -> Times:
         return self.deadline, self.yields_at
 
+    def fill(self, request: pb.ExchangeRequest, batch_id: int, timeout_ms: int) -> None:
+        """Makes the request, which is empty, that of the batch."""
+        request.batch_id = batch_id
+        request.timeout_ms = timeout_ms
+        self._fill(request)
+
     @abstractmethod
-    def request(self, batch_id: int, timeout_ms: int) -> pb.ExchangeRequest:
-        """The batch as it is sent."""
+    def _fill(self, request: pb.ExchangeRequest) -> None: ...
 
     @abstractmethod
     def results(self, response: pb.ExchangeResponse) -> list[Any]:
@@ -226,9 +231,9 @@ class Reads(Batch):
 
     __slots__ = ()
 
-    def request(self, batch_id: int, timeout_ms: int) -> pb.ExchangeRequest:
-        columns = pb.GetColumns(keys=self.keys, values_only=True)
-        return pb.ExchangeRequest(batch_id=batch_id, timeout_ms=timeout_ms, get=columns)
+    def _fill(self, request: pb.ExchangeRequest) -> None:
+        request.get.values_only = True
+        request.get.keys.extend(self.keys)
 
     def results(self, response: pb.ExchangeResponse) -> list[bytes | None]:
         values: list[bytes | None] = list(response.get.values)
@@ -271,14 +276,12 @@ class Writes(Batch):
         self.ttl_ms = ttl_ms
         self.stale_ms = stale_ms
 
-    def request(self, batch_id: int, timeout_ms: int) -> pb.ExchangeRequest:
-        columns = pb.SetColumns(
-            keys=self.keys,
-            values=self.values,
-            ttl_ms=_shortened(self.ttl_ms),
-            stale_ms=_shortened(self.stale_ms),
-        )
-        return pb.ExchangeRequest(batch_id=batch_id, timeout_ms=timeout_ms, set=columns)
+    def _fill(self, request: pb.ExchangeRequest) -> None:
+        columns = request.set
+        columns.keys.extend(self.keys)
+        columns.values.extend(self.values)
+        columns.ttl_ms.extend(_shortened(self.ttl_ms))
+        columns.stale_ms.extend(_shortened(self.stale_ms))
 
     def results(self, response: pb.ExchangeResponse) -> list[SetResult]:
         return list(map(SetResult, repeat(True), response.set.versions, response.set.replicas))
@@ -299,9 +302,8 @@ class Removals(Batch):
 
     __slots__ = ()
 
-    def request(self, batch_id: int, timeout_ms: int) -> pb.ExchangeRequest:
-        columns = pb.DeleteColumns(keys=self.keys)
-        return pb.ExchangeRequest(batch_id=batch_id, timeout_ms=timeout_ms, delete=columns)
+    def _fill(self, request: pb.ExchangeRequest) -> None:
+        request.delete.keys.extend(self.keys)
 
     def results(self, response: pb.ExchangeResponse) -> list[bool]:
         return [outcome == pb.DELETE_OUTCOME_DELETED for outcome in response.delete.outcomes]

@@ -18,8 +18,9 @@ from cacheservice.errors import CacheServiceError, DeadlineExceeded, NotReady, U
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import from_rpc_error, was_cancelled_here
 
-WINDOW = 4
-"""Batches under way, of those that gather many callers' operations, and of one caller's own ones each."""
+WINDOW = {False: 2, True: 4}
+"""Batches under way: of those that gather many callers' operations, and of those that are one caller's own.
+More of the former would only be smaller."""
 SLOW_SECONDS = 0.05
 """What is under way for longer, because the node waits for another one, does not count."""
 
@@ -52,7 +53,7 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._pending = Pending(self._loop.create_future, owner.times)
         self._under_way: dict[int, Batch] = {}
-        self._free = {False: WINDOW, True: WINDOW}
+        self._free = dict(WINDOW)
         self._keys = {False: 0, True: 0}
         self._last_id = 0
         self._waker: asyncio.Future[None] | None = None
@@ -120,7 +121,7 @@ class Lane:
     async def _exchange(self, backoff: Backoff) -> CacheServiceError:
         """Sends and receives until the stream ends; why it did."""
         call = self._stubs.cache.Exchange()
-        self._free = {False: WINDOW, True: WINDOW}
+        self._free = dict(WINDOW)
         self.is_usable = True
         writer = asyncio.create_task(self._write(call))
         try:
@@ -144,32 +145,46 @@ class Lane:
     async def _write(self, call: Any) -> None:
         try:
             while True:
-                batch = self._pending.take(
+                batches = self._pending.take(
                     self._free[False] > 0, self._free[True] > 0, self._keys[False], self._keys[True]
                 )
-                if batch is None:
+                if not batches:
                     self._waker = self._loop.create_future()
                     await self._waker
-                elif not batch.waiting.is_over:
-                    self._last_id += 1
-                    batch.sent_at = self._loop.time()
-                    left_ms = max(1, round((batch.yields_at - batch.sent_at) * 1_000))
-                    self._under_way[self._last_id] = batch
-                    self._free[batch.is_large] -= 1
-                    self._keys[batch.is_large] += len(batch.keys)
-                    await call.write(batch.request(self._last_id, left_ms))
+                    continue
+                wanted = [batch for batch in batches if not batch.waiting.is_over]
+                if wanted:
+                    await call.write(self._request(wanted))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             """The reader learns of it too, and knows why."""
 
+    def _request(self, batches: list[Batch]) -> pb.ExchangeRequest:
+        """One message for all the batches, which are under way from now on."""
+        request = pb.ExchangeRequest(join_answers=True)
+        for number, batch in enumerate(batches):
+            self._last_id += 1
+            batch.sent_at = self._loop.time()
+            left_ms = max(1, round((batch.yields_at - batch.sent_at) * 1_000))
+            batch.fill(request.more.add() if number else request, self._last_id, left_ms)
+            self._under_way[self._last_id] = batch
+            self._free[batch.is_large] -= 1
+            self._keys[batch.is_large] += len(batch.keys)
+        return request
+
     def _receive(self, response: pb.ExchangeResponse) -> None:
         self.is_usable = True
+        self._take_answer(response)
+        for answer in response.more:
+            self._take_answer(answer)
+        if self._waker is not None:
+            self._wake()
+
+    def _take_answer(self, response: pb.ExchangeResponse) -> None:
         if response.batch_id in self._under_way:
             batch = self._forget(response.batch_id)
             if batch.is_large and response.get.values:
                 self._pending.value_read(len(response.get.values[0]))
             self._owner.answered(self, batch, response)
-        if self._waker is not None:
-            self._wake()
 
     def _forget(self, batch_id: int) -> Batch:
         batch = self._under_way.pop(batch_id)

@@ -114,8 +114,10 @@ class Pending:
         self._removed.clear()
         self._value_bytes = 0
 
-    def take(self, small: bool, large: bool, under_way: int, under_way_large: int = 0) -> Batch | None:
-        """The next batch to leave, of the sizes that may; in turns where both do.
+    def take(self, small: bool, large: bool, under_way: int, under_way_large: int = 0) -> list[Batch]:
+        """What is to leave next, of the sizes that may; in turns where both do.
+
+        Several batches are of different kinds, and leave in one message.
 
         `under_way` and `under_way_large` count the operations that have left in batches of either size and
         are not answered. About half of all should be: while the node works on them, this side has the others.
@@ -124,11 +126,16 @@ class Pending:
             self._seal_half(under_way)
         if large and self._large and (self._large_is_next or not (small and self._small)):
             self._large_is_next = False
-            return self._take_large(under_way_large)
-        if small and self._small:
-            self._large_is_next = True
-            return self._small.popleft()
-        return None
+            return [self._take_large(under_way_large)]
+        if not (small and self._small):
+            return []
+        self._large_is_next = True
+        batches = [self._small.popleft()]
+        kinds = {type(batches[0])}
+        while self._small and type(self._small[0]) not in kinds:
+            kinds.add(type(self._small[0]))
+            batches.append(self._small.popleft())
+        return batches
 
     def value_read(self, size: int) -> None:
         """To be told the bytes of a value now and then, so that reads of many are cut to fit their answer."""

@@ -12,7 +12,7 @@ from cacheservice.node.node import Node
 from cacheservice.node.operations import Answer, Operation
 from cacheservice.node.sweeps import Limits, Sweeps
 from cacheservice.server import decode, encode
-from cacheservice.server.exchange import Exchange
+from cacheservice.server.exchange import FRAMING, Exchange
 from cacheservice.server.guard import Admission, Context, guarded, not_yet_streaming, time_left_ms
 from cacheservice.server.streams import Streams
 from cacheservice.v1 import cache_pb2 as pb
@@ -111,7 +111,7 @@ class CacheServicer(CacheServiceServicer):
 
     @guarded
     async def Exchange(self, request: object, context: Context) -> None:  # type: ignore[override]
-        await self._streams.serve(context, self._exchange.begin)
+        await self._streams.serve(context, self._exchange.begin, FRAMING)
 
     Watch = not_yet_streaming("Watch")
 

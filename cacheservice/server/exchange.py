@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ from cacheservice.node.columns import Errors, Reads, Removals, Writes
 from cacheservice.server import column_codec as codec
 from cacheservice.server.decode import Bounds
 from cacheservice.server.guard import Admission
-from cacheservice.server.streams import Begun
+from cacheservice.server.streams import Begun, Framing
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import to_status
 
@@ -22,6 +22,35 @@ _log = logging.getLogger(__name__)
 
 Result = TypeVar("Result", Reads, Writes, Removals)
 Work = Begun[pb.ExchangeResponse]
+
+
+def _requests(message: pb.ExchangeRequest) -> Iterator[pb.ExchangeRequest]:
+    yield message
+    for further in message.more:
+        yield from _requests(further)
+
+
+def _join(answers: Sequence[bytes]) -> bytes:
+    """Serialised responses as one message: appended to the first, the others are its `more`."""
+    parts = [answers[0]]
+    for answer in answers[1:]:
+        parts += (_MORE, _varint(len(answer)), answer)
+    return b"".join(parts)
+
+
+def _varint(number: int) -> bytes:
+    parts = bytearray()
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
+
+
+_LENGTH_DELIMITED = 2
+_MORE = _varint(pb.ExchangeResponse.MORE_FIELD_NUMBER << 3 | _LENGTH_DELIMITED)
+
+FRAMING = Framing(_requests, lambda message: message.join_answers, _join)
 
 
 class Exchange:

@@ -18,7 +18,7 @@ MAX_ROWS = 1_000
 """Operations or copies of several requests that leave together."""
 MAX_BYTES = 1024 * 1024
 """Of what they carry, but for the last of them."""
-WINDOW = 4
+WINDOW = 1
 """Requests under way before others wait for each other; slow ones do not count."""
 SLOW_SECONDS = 0.05
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -23,6 +24,24 @@ Begun: TypeAlias = Response | Callable[[], Awaitable[Response]]
 """The response, or what to call and await for it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How messages carry several requests or answers."""
+
+    requests: Callable[[Any], Iterable[Any]]
+    """Those in a message, in order."""
+    asks_to_join: Callable[[Any], bool]
+    """Whether the message allows that answers are joined from now on."""
+    join: Callable[[Sequence[bytes]], bytes]
+    """One message of several."""
+
+
+PLAIN = Framing(lambda message: (message,), lambda _: False, b"".join)
+"""One request a message, and one answer."""
+MAX_JOINED_BYTES = 64 * 1024
+"""Of answers that are joined: larger ones gain nothing by it."""
+
+
 class Streams:
     """Serves streams until their callers end them, or `close` does."""
 
@@ -36,11 +55,13 @@ class Streams:
         for stream in self._open:
             stream.stop_reading()
 
-    async def serve(self, context: Context, begin: Callable[[Any], Begun[Any]]) -> None:
+    async def serve(
+        self, context: Context, begin: Callable[[Any], Begun[Any]], framing: Framing = PLAIN
+    ) -> None:
         """Answers each request with what `begin` makes of it; returns when the stream is to end."""
         if self._closed:
             raise NotReady("this node is about to stop")
-        stream = _Stream(context, begin)
+        stream = _Stream(context, begin, framing)
         self._open.add(stream)
         try:
             await stream.run()
@@ -55,7 +76,9 @@ class _Stream:
     by its own deadline.
     """
 
-    def __init__(self, context: Context, begin: Callable[[Any], Begun[Message]]) -> None:
+    def __init__(self, context: Context, begin: Callable[[Any], Begun[Message]], framing: Framing) -> None:
+        self._framing = framing
+        self._joins = False
         self._context = context
         self._begin = begin
         self._at_work: set[asyncio.Task[None]] = set()
@@ -90,25 +113,33 @@ class _Stream:
         while True:
             while len(self._at_work) >= MAX_AT_WORK or self._unsent_bytes > MAX_UNSENT_BYTES:
                 await self._progress()
-            request: Any = await self._context.read()
-            if request is grpc.aio.EOF:
+            message: Any = await self._context.read()
+            if message is grpc.aio.EOF:
                 return
-            if isinstance(request, Malformed):
-                raise InvalidArgument.of("request", "a message of its type", request.why)
-            work = self._begin(request)
-            if not callable(work):
-                self._send(work)
-            else:
-                task = asyncio.create_task(self._answer(work))
-                self._at_work.add(task)
-                task.add_done_callback(self._finished)
+            if isinstance(message, Malformed):
+                raise InvalidArgument.of("request", "a message of its type", message.why)
+            self._joins = self._joins or self._framing.asks_to_join(message)
+            for request in self._framing.requests(message):
+                while len(self._at_work) >= MAX_AT_WORK:
+                    await self._progress()
+                work = self._begin(request)
+                if not callable(work):
+                    self._send(work)
+                else:
+                    task = asyncio.create_task(self._answer(work))
+                    self._at_work.add(task)
+                    task.add_done_callback(self._finished)
 
     async def _write(self) -> None:
         while True:
             while self._unsent:
-                answer = self._unsent.popleft()
-                await self._context.write(answer)
-                self._unsent_bytes -= len(answer)
+                answers = [self._unsent.popleft()]
+                size = len(answers[0])
+                while self._joins and self._unsent and size + len(self._unsent[0]) <= MAX_JOINED_BYTES:
+                    size += len(self._unsent[0])
+                    answers.append(self._unsent.popleft())
+                await self._context.write(self._framing.join(answers) if len(answers) > 1 else answers[0])
+                self._unsent_bytes -= size
                 self._has_room.set()
             self._has_answers.clear()
             await self._has_answers.wait()

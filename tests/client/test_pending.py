@@ -23,9 +23,15 @@ def pending() -> Pending:
 
 def taken(waiting: Pending, under_way: int = 0) -> list[Batch]:
     batches = []
-    while (batch := waiting.take(small=True, large=True, under_way=under_way)) is not None:
-        batches.append(batch)
+    while some := waiting.take(small=True, large=True, under_way=under_way):
+        batches += some
     return batches
+
+
+def request_of(batch: Batch) -> pb.ExchangeRequest:
+    request = pb.ExchangeRequest()
+    batch.fill(request, 9, 100)
+    return request
 
 
 class NaiveNode:
@@ -35,7 +41,7 @@ class NaiveNode:
         self.values: dict[str, bytes] = {}
 
     def do(self, batch: Batch) -> None:
-        request = batch.request(1, 1_000)
+        request = request_of(batch)
         response = pb.ExchangeResponse(batch_id=1)
         match batch:
             case Reads():
@@ -80,8 +86,7 @@ async def test_operations_on_one_key_are_done_in_their_order(
             case "remove":
                 expected.append((waiting.remove(key), model.values.pop(key, None) is not None))
             case "take":
-                batch = waiting.take(small=True, large=False, under_way=under_way)
-                if batch is not None:
+                for batch in waiting.take(small=True, large=False, under_way=under_way):
                     node.do(batch)
             case "seal":
                 waiting.seal()
@@ -107,16 +112,23 @@ async def test_what_waits_leaves_together_in_two_halves() -> None:
     assert [len(batch.keys) for batch in taken(waiting)] == [LEAST_KEYS]
 
 
-async def test_kinds_leave_apart() -> None:
+async def test_kinds_are_batches_of_their_own_and_leave_together() -> None:
     waiting = pending()
     waiting.remove("a")
     waiting.write("b", b"", 0, 0)
     waiting.read("c")
-    assert [(type(batch), batch.keys) for batch in taken(waiting)] == [
+    together = waiting.take(small=True, large=True, under_way=0)
+    assert [(type(batch), batch.keys) for batch in together] == [
         (Reads, ["c"]),
         (Writes, ["b"]),
         (Removals, ["a"]),
     ]
+    waiting.read("a")
+    waiting.seal()
+    waiting.read("b")
+    waiting.write("b", b"", 0, 0)
+    sizes = [len(waiting.take(small=True, large=True, under_way=0)) for _ in range(3)]
+    assert sizes == [1, 2, 0]
 
 
 async def test_bounds_of_one_batch() -> None:
@@ -140,10 +152,10 @@ async def test_large_batches_and_small_ones_take_turns() -> None:
     waiting.read("b")
     assert [batch.keys for batch in taken(waiting)] == [["a"], ["0", "1"], ["b"], ["2"], ["3"]]
     waiting.add(large[0])
-    assert waiting.take(small=True, large=False, under_way=0) is None
+    assert waiting.take(small=True, large=False, under_way=0) == []
     waiting.read("c")
-    assert waiting.take(small=False, large=True, under_way=0) is large[0]
-    assert waiting.take(small=False, large=True, under_way=0) is None
+    assert waiting.take(small=False, large=True, under_way=0) == [large[0]]
+    assert waiting.take(small=False, large=True, under_way=0) == []
 
 
 async def test_what_waited_too_long_is_given_back() -> None:
@@ -163,13 +175,13 @@ async def test_one_element_of_a_column_stands_for_all() -> None:
     for number in range(3):
         waiting.write(str(number), b"", 5_000, 0)
     [batch] = taken(waiting)
-    request = batch.request(9, 100)
+    request = request_of(batch)
     assert (list(request.set.ttl_ms), list(request.set.stale_ms)) == ([5_000], [])
     assert (request.batch_id, request.timeout_ms) == (9, 100)
     waiting.write("a", b"", 5_000, 1)
     waiting.write("b", b"", 0, 2)
     [batch] = taken(waiting)
-    request = batch.request(9, 100)
+    request = request_of(batch)
     assert (list(request.set.ttl_ms), list(request.set.stale_ms)) == ([5_000, 0], [1, 2])
 
 
@@ -179,8 +191,7 @@ async def test_several_callers_keys_leave_together_and_come_back_apart() -> None
     for number, caller in enumerate(callers):
         waiting.add(Reads([f"{number}a", f"{number}b"], caller, TIMES))
     waiting.add(Writes(["w"], [b""], [0], [0], Caller(loop.create_future(), 1), TIMES))
-    joined = waiting.take(small=True, large=True, under_way=0, under_way_large=100)
-    assert joined is not None
+    [joined] = waiting.take(small=True, large=True, under_way=0, under_way_large=100)
     assert joined.keys == ["0a", "0b", "1a", "1b", "2a", "2b"]
     values = [key.encode() for key in joined.keys]
     response = pb.ExchangeResponse(get=pb.GetResultColumns(outcomes=[pb.GET_OUTCOME_HIT] * 6, values=values))
@@ -196,5 +207,5 @@ async def test_several_callers_keys_leave_together_and_come_back_apart() -> None
     assert rest.settle(pb.ExchangeResponse(get=columns)) == ([], [])
     assert callers[1].future.result() == {"1b": b"1b"}
     assert rest.waiting.is_over
-    last = waiting.take(small=True, large=True, under_way=0, under_way_large=100)
+    [last] = waiting.take(small=True, large=True, under_way=0, under_way_large=100)
     assert isinstance(last, Writes)

@@ -20,7 +20,7 @@ from cacheservice.server.app import NodeServer
 from cacheservice.server.cache_service import CacheServicer
 from cacheservice.server.exchange import Exchange
 from cacheservice.server.guard import Admission, TolerantServer
-from cacheservice.server.streams import MAX_AT_WORK, Streams
+from cacheservice.server.streams import MAX_AT_WORK, MAX_JOINED_BYTES, Streams
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub, add_CacheServiceServicer_to_server
 from cacheservice.wire import from_rpc_error, from_status
@@ -74,6 +74,55 @@ async def test_batches_are_done_in_the_order_in_which_they_were_sent(start_node:
     assert list(gone.get.outcomes) == [MISS]
     assert len({answer.ring_epoch for answer in (first, stored, found, removed, gone)}) == 1
     assert first.ring_epoch > 0
+
+
+def carrying(first: pb.ExchangeRequest, *more: pb.ExchangeRequest, **options: Any) -> pb.ExchangeRequest:
+    message = pb.ExchangeRequest(more=more, **options)
+    message.MergeFrom(first)
+    return message
+
+
+async def test_one_message_may_carry_several_batches(start_node: StartNode) -> None:
+    answers = await exchange(
+        await start_node(),
+        carrying(
+            writes(1, {"a": b"1", "b": b"2"}),
+            reads(2, "a", "b"),
+            carrying(removals(3, "a"), reads(4, "a", "b")),
+        ),
+    )
+    assert [answer.batch_id for answer in answers] == [1, 2, 3, 4]
+    assert not any(answer.more for answer in answers)
+    assert list(answers[1].get.values) == [b"1", b"2"]
+    assert list(answers[3].get.values) == [b"", b"2"]
+
+
+async def test_answers_that_are_ready_together_come_together_for_who_asks_for_it(
+    start_node: StartNode,
+) -> None:
+    channel = await start_node()
+    large = bytes(MAX_JOINED_BYTES)
+    await exchange(channel, writes(1, {"a": b"1", "large": large}))
+    message = carrying(
+        reads(2, "a"), reads(3, "b"), reads(4, *["a"] * 100), reads(5, "large"), join_answers=True
+    )
+    [joined, alone] = await exchange(channel, message)
+    assert [joined.batch_id, *(answer.batch_id for answer in joined.more)] == [2, 3, 4]
+    assert list(joined.get.values) == [b"1"]
+    assert list(joined.more[0].get.outcomes) == [MISS]
+    assert list(joined.more[1].get.values) == [b"1"] * 100
+    assert (alone.batch_id, alone.get.values[0], len(alone.more)) == (5, large, 0)
+
+
+async def test_a_message_may_carry_more_slow_batches_than_the_node_begins_at_once() -> None:
+    slow = SlowBatches()
+    async with serving(slow) as cache:
+        call = cache.Exchange()
+        await call.write(carrying(*(reads(number, "slow") for number in range(MAX_AT_WORK + 5))))
+        await slow.waiting(MAX_AT_WORK)
+        slow.let_go.set()
+        answered = [(await call.read()).batch_id for _ in range(MAX_AT_WORK + 5)]
+        assert sorted(answered) == list(range(MAX_AT_WORK + 5))
 
 
 async def test_only_the_values_when_no_more_is_asked_for(start_node: StartNode) -> None:
