@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from cacheservice.errors import InvalidArgument, shown
 from cacheservice.limits import MAX_KEY_BYTES, MAX_TTL_SECONDS
@@ -21,6 +21,18 @@ def checked_key(key: str) -> str:
     if not 1 <= length <= MAX_KEY_BYTES:
         raise InvalidArgument.of("key", f"1 to {MAX_KEY_BYTES} bytes of UTF-8", f"{length} bytes")
     return key
+
+
+def checked_keys(keys: Iterable[str]) -> list[str]:
+    """The keys, each once, in their order."""
+    distinct = list(dict.fromkeys(keys))
+    try:
+        lengths = list(map(len, distinct))
+        if all(lengths) and max(lengths, default=0) <= MAX_KEY_BYTES and all(map(str.isascii, distinct)):
+            return distinct
+    except TypeError:
+        """One of them is no str; which, is told below."""
+    return list(map(checked_key, distinct))
 
 
 def checked_value(value: bytes) -> bytes:

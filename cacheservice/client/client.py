@@ -9,6 +9,7 @@ from typing import Literal, TypeVar, overload
 from cacheservice.client.arguments import (
     checked_int64,
     checked_key,
+    checked_keys,
     checked_milliseconds,
     checked_uint32,
     checked_uint64,
@@ -106,7 +107,7 @@ class Client:
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """The values of those keys that have one. Raises the first error, if any key has one."""
-        wanted = list(dict.fromkeys(map(checked_key, keys)))
+        wanted = checked_keys(keys)
         found: dict[str, bytes] = {}
         for start in range(0, len(wanted), _AT_A_TIME):
             found |= await self._exchange.read_many(wanted[start : start + _AT_A_TIME])
@@ -160,7 +161,7 @@ class Client:
 
     async def set_many(self, values: Mapping[str, bytes], ttl: float = 0) -> None:
         """Writes all the values. Raises the first failed key's error; the others are written all the same."""
-        keys = list(map(checked_key, values))
+        keys = checked_keys(values)
         contents = list(map(checked_value, values.values()))
         ttl_ms = checked_milliseconds("ttl", ttl)
         errors: list[CacheServiceError] = []
@@ -180,7 +181,7 @@ class Client:
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Removes the entries; how many there were. Raises the first failed key's error, after all."""
-        doomed = list(dict.fromkeys(map(checked_key, keys)))
+        doomed = checked_keys(keys)
         removed = 0
         errors: list[CacheServiceError] = []
         for start in range(0, len(doomed), _AT_A_TIME):

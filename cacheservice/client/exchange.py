@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from cacheservice.client.batch import Batch, Caller, Reads, Removals, Times, Writes, is_no_answer
@@ -77,9 +77,11 @@ class Exchange:
                 lane.add(Removals(_picked(keys, some), caller, times))
         return caller.future
 
-    def _by_lane(self, keys: Iterable[str], tried: frozenset[str] = frozenset()) -> dict[Lane, list[int]]:
+    def _by_lane(self, keys: Sequence[str], tried: frozenset[str] = frozenset()) -> dict[Lane, list[int]]:
         """The positions of the keys by the lane of the best node for each; not those that were `tried`."""
         rows: dict[Lane, list[int]] = {}
+        if keys and not tried and (self._placement is None or self._placement.is_one_node):
+            return {self.lane(keys[0]): list(range(len(keys)))}
         for row, key in enumerate(keys):
             lane = self._choose(key, tried) if tried else self.lane(key)
             if lane is not None:
@@ -186,8 +188,10 @@ def _picked(column: list[Item], rows: Sequence[int]) -> list[Item]:
     return column if len(rows) == len(column) else [column[row] for row in rows]
 
 
-def _chunks(rows: list[int], size: Callable[[int], int] = lambda _: 0) -> list[list[int]]:
+def _chunks(rows: list[int], size: Callable[[int], int] | None = None) -> list[list[int]]:
     """The rows in parts, each within the bounds of what travels together."""
+    if size is None:
+        return [rows[start : start + MAX_CHUNK] for start in range(0, len(rows), MAX_CHUNK)]
     chunks: list[list[int]] = [[]]
     left = MAX_CHUNK_BYTES
     for row in rows:

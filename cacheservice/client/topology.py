@@ -51,6 +51,11 @@ class Placement:
         """Of all members in the ring."""
         return list(self._address.values())
 
+    @property
+    def is_one_node(self) -> bool:
+        """Whether all keys are at the same place."""
+        return len(self._address) == 1
+
     def owners(self, key: str) -> tuple[str, ...]:
         """The addresses of the nodes that hold the key, in the order in which to ask them."""
         node_ids = self._ring.owners(key, self._copies)
