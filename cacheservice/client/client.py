@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, TypeVar, overload
 
@@ -15,6 +15,7 @@ from cacheservice.client.arguments import (
     checked_uint64,
     checked_value,
 )
+from cacheservice.client.channel import NodeStubs
 from cacheservice.client.exchange import Exchange
 from cacheservice.client.nodes import Nodes
 from cacheservice.client.results import Lookup, Outcome, SetResult
@@ -23,6 +24,7 @@ from cacheservice.errors import CacheServiceError
 from cacheservice.v1 import cache_pb2 as pb
 
 Default = TypeVar("Default")
+Response = TypeVar("Response")
 Routing = Literal["direct", "proxy"]
 
 _OUTCOMES = {
@@ -78,13 +80,26 @@ class Client:
         """Opened at the first use, which is within the event loop."""
         if self._opened is None:
             self._opened = Exchange(self.nodes, self._watch, self._timeout)
-            if self._is_direct:
-                self._watch.start()
+            if self._watch.placement is not None:
+                self._opened.place(self._watch.placement)
+            self._learn()
         return self._opened
+
+    async def _call(
+        self, rpc: Callable[[NodeStubs, float], Awaitable[Response]], *, repeatable: bool
+    ) -> Response:
+        """The response of a call of its own, from any node."""
+        self._learn()
+        return await self.nodes.call(rpc, repeatable=repeatable)
+
+    def _learn(self) -> None:
+        if self._is_direct:
+            self._watch.start()
 
     def _place(self, placement: Placement) -> None:
         self.nodes.learn(placement.addresses)
-        self._exchange.place(placement)
+        if self._opened is not None:
+            self._opened.place(placement)
 
     @overload
     async def get(self, key: str) -> bytes | None: ...
@@ -100,9 +115,7 @@ class Client:
         """The value with everything that is known of it."""
         request = pb.GetRequest(key=checked_key(key))
         return _lookup(
-            await self.nodes.call(
-                lambda node, timeout: node.cache.Get(request, timeout=timeout), repeatable=True
-            )
+            await self._call(lambda node, timeout: node.cache.Get(request, timeout=timeout), repeatable=True)
         )
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
@@ -153,7 +166,7 @@ class Client:
             request.if_present = True
         if if_version is not None:
             request.if_version = checked_uint64("if_version", if_version)
-        response = await self.nodes.call(
+        response = await self._call(
             lambda node, timeout: node.cache.Set(request, timeout=timeout),
             repeatable=request.WhichOneof("condition") is None,
         )
@@ -198,7 +211,7 @@ class Client:
     async def touch(self, key: str, ttl: float) -> bool:
         """Gives the entry `ttl` more seconds from now; whether there was one."""
         request = pb.TouchRequest(key=checked_key(key), ttl_seconds=checked_milliseconds("ttl", ttl) / 1_000)
-        response = await self.nodes.call(
+        response = await self._call(
             lambda node, timeout: node.cache.Touch(request, timeout=timeout), repeatable=True
         )
         return response.outcome == pb.TOUCH_OUTCOME_TOUCHED
@@ -211,7 +224,7 @@ class Client:
             initial=checked_int64("initial", initial),
             ttl_seconds=ttl,
         )
-        response = await self.nodes.call(
+        response = await self._call(
             lambda node, timeout: node.cache.Increment(request, timeout=timeout), repeatable=False
         )
         return response.value

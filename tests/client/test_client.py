@@ -183,6 +183,24 @@ async def test_other_nodes_are_learnt_and_take_over(stack: AsyncExitStack) -> No
             assert await cache.get(f"k{number}") == b"v"
 
 
+async def test_calls_of_their_own_learn_the_other_nodes_too(stack: AsyncExitStack) -> None:
+    first = NodeServer(Settings(node_id="n1", listen="127.0.0.1:0", drain_seconds=0))
+    address = await first.start()
+    await first.join()
+    second = NodeServer(Settings(node_id="n2", listen="127.0.0.1:0", drain_seconds=0, seeds=(address,)))
+    await second.start()
+    await second.join()
+    stack.push_async_callback(second.stop)
+    async with Client(address, timeout=5) as cache:
+        assert await cache.incr("c") == 1
+        async with asyncio.timeout(20):
+            while len(cache.nodes.addresses) < 2:
+                await asyncio.sleep(0.01)
+        await first.stop()
+        assert await cache.touch("c", 60)
+        assert (await cache.lookup("c")).value == b"1"
+
+
 async def test_nobody_there() -> None:
     async with Client("127.0.0.1:1", timeout=5) as cache:
         with pytest.raises(Unavailable):
