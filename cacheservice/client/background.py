@@ -37,9 +37,10 @@ class Call(Generic[Result]):
         return self._result  # type: ignore[return-value]
 
     def finish(self, task: asyncio.Task[Result]) -> None:
-        self._error = task.exception()
-        if self._error is None:
+        try:
             self._result = task.result()
+        except BaseException as error:
+            self._error = error
         self._finished.release()
 
 
@@ -51,7 +52,7 @@ class Background:
         self._lock = threading.Lock()
         self._waiting: deque[Call[Any]] = deque()
         self._is_woken = False
-        self._is_stopped = False
+        self.is_stopped = False
         self._under_way: set[asyncio.Task[Any]] = set()
         self._loop = uvloop.new_event_loop()
         self._stopping = asyncio.Event()
@@ -59,9 +60,12 @@ class Background:
         self._thread.start()
 
     def begin(self, call: Call[Any]) -> bool:
-        """Has the call done; false when this has been stopped."""
+        """Has the call done; false when this has been stopped. RuntimeError in a call of its own: it would
+        wait for itself."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a SyncClient must not be used within one of its own calls")
         with self._lock:
-            if self._is_stopped:
+            if self.is_stopped:
                 return False
             self._waiting.append(call)
             if not self._is_woken:
@@ -71,11 +75,18 @@ class Background:
 
     def stop(self) -> None:
         """Waits for the calls under way, closes the client, and ends the thread."""
-        with self._lock:
-            if not self._is_stopped:
-                self._is_stopped = True
-                self._loop.call_soon_threadsafe(self._stopping.set)
+        self.stop_soon()
         self._thread.join()
+
+    def stop_soon(self) -> None:
+        """`stop` without waiting."""
+        if self.is_stopped:
+            # After a fork the lock may be held by a thread that is not there.
+            return
+        with self._lock:
+            if not self.is_stopped:
+                self.is_stopped = True
+                self._loop.call_soon_threadsafe(self._stopping.set)
 
     def _begin_waiting(self) -> None:
         self._is_woken = False
@@ -91,6 +102,8 @@ class Background:
             self._loop.run_until_complete(self._run())
         finally:
             self._loop.close()
+            # Whatever refers to a channel keeps gRPC's threads alive.
+            del self._client
 
     async def _run(self) -> None:
         async with self._client:

@@ -34,6 +34,9 @@ _OUTCOMES = {
 }
 _AT_A_TIME = 20_000
 """Keys of one call that are under way at a time."""
+_MAX_ON_STREAM = 1024 * 1024
+"""Bytes of a value that shares a stream; a message that is too large for the node ends it for all."""
+MAX_TIMEOUT_SECONDS = 3_600.0
 
 
 class Client:
@@ -54,6 +57,10 @@ class Client:
     ) -> None:
         if routing not in ("direct", "proxy"):
             raise ValueError(f"routing must be 'direct' or 'proxy', not {routing!r}")
+        if not 0 < timeout <= MAX_TIMEOUT_SECONDS:
+            raise ValueError(
+                f"timeout must be above 0 and at most {MAX_TIMEOUT_SECONDS:.0f} s, not {timeout}"
+            )
         self.nodes = Nodes([targets] if isinstance(targets, str) else targets, timeout)
         self._is_direct = routing == "direct"
         self._timeout = timeout
@@ -70,9 +77,9 @@ class Client:
 
     async def close(self) -> None:
         """Closes all connections. Calls under way end with an error."""
-        await self._watch.close()
         if self._opened is not None:
             await self._opened.close()
+        await self._watch.close()
         await self.nodes.close()
 
     @property
@@ -122,8 +129,9 @@ class Client:
         """The values of those keys that have one. Raises the first error, if any key has one."""
         wanted = checked_keys(keys)
         found: dict[str, bytes] = {}
+        times = self._exchange.times()
         for start in range(0, len(wanted), _AT_A_TIME):
-            found |= await self._exchange.read_many(wanted[start : start + _AT_A_TIME])
+            found |= await self._exchange.read_many(wanted[start : start + _AT_A_TIME], times)
         return found
 
     async def set(
@@ -147,7 +155,8 @@ class Client:
         value = checked_value(value)
         ttl_ms = checked_milliseconds("ttl", ttl)
         stale_ms = checked_milliseconds("stale", stale)
-        if not (if_absent or if_present or if_version is not None or tags or min_replicas):
+        is_plain = not (if_absent or if_present or if_version is not None or tags or min_replicas)
+        if is_plain and len(value) <= _MAX_ON_STREAM:
             result: SetResult = await self._exchange.lane(key).write(key, value, ttl_ms, stale_ms)
             return result
         if [if_absent, if_present, if_version is not None].count(True) > 1:
@@ -178,10 +187,23 @@ class Client:
         contents = list(map(checked_value, values.values()))
         ttl_ms = checked_milliseconds("ttl", ttl)
         errors: list[CacheServiceError] = []
+        times = self._exchange.times()
+        large = [row for row, content in enumerate(contents) if len(content) > _MAX_ON_STREAM]
+        if large:
+            left = [row for row, content in enumerate(contents) if len(content) <= _MAX_ON_STREAM]
+            alone = {keys[row]: contents[row] for row in large}
+            keys, contents = [keys[row] for row in left], [contents[row] for row in left]
         for start in range(0, len(keys), _AT_A_TIME):
             part = slice(start, start + _AT_A_TIME)
             try:
-                await self._exchange.write_many(keys[part], contents[part], ttl_ms)
+                await self._exchange.write_many(keys[part], contents[part], ttl_ms, times)
+            except CacheServiceError as error:
+                errors.append(error)
+                if self._exchange.is_past(times):
+                    break
+        for key in alone if large else ():
+            try:
+                await self.set(key, alone[key], ttl)
             except CacheServiceError as error:
                 errors.append(error)
         if errors:
@@ -197,11 +219,14 @@ class Client:
         doomed = checked_keys(keys)
         removed = 0
         errors: list[CacheServiceError] = []
+        times = self._exchange.times()
         for start in range(0, len(doomed), _AT_A_TIME):
             try:
-                found = await self._exchange.remove_many(doomed[start : start + _AT_A_TIME])
+                found = await self._exchange.remove_many(doomed[start : start + _AT_A_TIME], times)
             except CacheServiceError as error:
                 errors.append(error)
+                if self._exchange.is_past(times):
+                    break
             else:
                 removed += sum(found.values())
         if errors:

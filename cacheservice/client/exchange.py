@@ -36,6 +36,7 @@ class Exchange:
         self._lanes: dict[str, Lane] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._checking: asyncio.TimerHandle | None = None
+        self._has_waited = False
         self._is_closed = False
 
     def lane(self, key: str) -> Lane:
@@ -50,28 +51,28 @@ class Exchange:
             self._home = lane
         return lane
 
-    def read_many(self, keys: list[str]) -> asyncio.Future[dict[str, bytes]]:
+    def read_many(self, keys: list[str], times: Times) -> asyncio.Future[dict[str, bytes]]:
         """The values of those keys that have one; the keys are distinct."""
-        caller, times = self._caller(keys)
+        caller = self._caller(keys)
         for lane, rows in self._by_lane(keys).items():
             for some in _chunks(rows):
                 lane.add(Reads(_picked(keys, some), caller, times))
         return caller.future
 
     def write_many(
-        self, keys: list[str], values: list[bytes], ttl_ms: int
+        self, keys: list[str], values: list[bytes], ttl_ms: int, times: Times
     ) -> asyncio.Future[dict[str, SetResult]]:
         """What became of each; the keys are distinct."""
-        caller, times = self._caller(keys)
+        caller = self._caller(keys)
         for lane, rows in self._by_lane(keys).items():
             for some in _chunks(rows, lambda row: len(values[row])):
                 columns = [ttl_ms] * len(some), [0] * len(some)
                 lane.add(Writes(_picked(keys, some), _picked(values, some), *columns, caller, times))
         return caller.future
 
-    def remove_many(self, keys: list[str]) -> asyncio.Future[dict[str, bool]]:
+    def remove_many(self, keys: list[str], times: Times) -> asyncio.Future[dict[str, bool]]:
         """Whether there was an entry, for each; the keys are distinct."""
-        caller, times = self._caller(keys)
+        caller = self._caller(keys)
         for lane, rows in self._by_lane(keys).items():
             for some in _chunks(rows):
                 lane.add(Removals(_picked(keys, some), caller, times))
@@ -89,15 +90,12 @@ class Exchange:
         return rows
 
     def times(self) -> Times:
-        if self._is_closed:
-            raise Unavailable("the client is closed")
-        loop = asyncio.get_running_loop()
-        if self._checking is None:
-            self._checking = loop.call_later(CHECK_SECONDS, self._check, loop.time() + CHECK_SECONDS)
-        return self._times(loop.time() + self._timeout, frozenset())
+        return self._times(asyncio.get_running_loop().time() + self._timeout, frozenset())
 
     def place(self, placement: Placement) -> None:
         """Routes by `placement` from now on."""
+        if self._is_closed:
+            return
         self._placement = placement
         wanted = set(self._nodes.addresses)
         for address in placement.addresses:
@@ -140,15 +138,21 @@ class Exchange:
         if left:
             batch.select(sorted(left)).fail(error)
 
+    def is_past(self, times: Times) -> bool:
+        """Whether the callers no longer wait."""
+        return asyncio.get_running_loop().time() >= times[0]
+
     async def close(self) -> None:
         self._is_closed = True
         if self._checking is not None:
             self._checking.cancel()
         await asyncio.gather(*(lane.close() for lane in self._lanes.values()), *self._closing)
         self._lanes.clear()
+        self._placement = self._home = None
 
-    def _caller(self, keys: Sequence[str]) -> tuple[Caller, Times]:
-        return Caller(asyncio.get_running_loop().create_future(), len(keys)), self.times()
+    def _caller(self, keys: Sequence[str]) -> Caller:
+        self._watch_over()
+        return Caller(asyncio.get_running_loop().create_future(), len(keys))
 
     def _choose(self, key: str, tried: frozenset[str]) -> Lane | None:
         """The first usable node for the key, else the first, of those not tried."""
@@ -163,25 +167,35 @@ class Exchange:
     def _lane(self, address: str) -> Lane:
         lane = self._lanes.get(address)
         if lane is None:
+            if self._is_closed:
+                raise Unavailable("the client is closed")
             lane = self._lanes[address] = Lane(address, self._nodes.at(address), self)
         return lane
 
     def _times(self, deadline: float, tried: frozenset[str]) -> Times:
         """Half of what is left is for the first node, as long as there is another."""
+        self._watch_over()
         now = asyncio.get_running_loop().time()
         others = len(self._nodes.addresses) - len(tried)
         return deadline, now + (deadline - now) / 2 if others > 1 else deadline
 
+    def _watch_over(self) -> None:
+        """Has deadlines looked after, from when something is asked for until nothing waits."""
+        if self._checking is None:
+            loop = asyncio.get_running_loop()
+            self._checking = loop.call_later(CHECK_SECONDS, self._check, loop.time() + CHECK_SECONDS)
+
     def _check(self, due: float) -> None:
-        """After the loop itself was held up, what has arrived meanwhile comes first."""
+        """When the loop itself was held up, what has arrived meanwhile comes first, once."""
         loop = asyncio.get_running_loop()
         self._checking = None
         now = loop.time()
-        if now - due < CHECK_SECONDS:
+        self._has_waited = now - due >= CHECK_SECONDS and not self._has_waited
+        if not self._has_waited:
             for lane in list(self._lanes.values()):
                 lane.check(now)
         if not all(lane.is_idle for lane in self._lanes.values()):
-            self._checking = loop.call_later(CHECK_SECONDS, self._check, loop.time() + CHECK_SECONDS)
+            self._watch_over()
 
 
 def _picked(column: list[Item], rows: Sequence[int]) -> list[Item]:

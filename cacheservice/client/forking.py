@@ -13,7 +13,6 @@ import threading
 import time
 from pathlib import Path
 from typing import Protocol
-from weakref import WeakSet
 
 _GRPC_THREADS = ("event_engine", "grpc_", "timer_manager", "lifeguard", "default-exec", "resolver-exec")
 """How gRPC names its threads."""
@@ -21,36 +20,44 @@ _LONGEST_WAIT_SECONDS = 2.0
 _TASKS = Path("/proc/self/task")
 
 
-class Forkable(Protocol):
-    lock: threading.Lock
-    """Held while a process forks: no connection is opened then."""
-
-    def disconnect(self) -> bool:
-        """Closes all connections; whether there were any. The lock is held."""
+class Connected(Protocol):
+    def stop(self) -> None:
+        """Closes all connections, when the calls under way have ended."""
         ...
 
 
-_clients: WeakSet[Forkable] = WeakSet()
-_forking: list[Forkable] = []
+gate = threading.Lock()
+"""Held while connections are opened or closed, and while the process forks."""
+_connected: set[Connected] = set()
 
 
-def keep(client: Forkable) -> None:
-    """Takes care of the client whenever the process forks, and at its end."""
-    _clients.add(client)
+def opened(connected: Connected) -> None:
+    """To be told of what has connections; the gate is held."""
+    _connected.add(connected)
+
+
+def close(connected: Connected) -> None:
+    """Stops it; the gate is held."""
+    _connected.discard(connected)
+    connected.stop()
+
+
+def _close_all() -> bool:
+    """Whether there were any."""
+    had_any = bool(_connected)
+    while _connected:
+        _connected.pop().stop()
+    return had_any
 
 
 def _before_fork() -> None:
-    for client in list(_clients):
-        client.lock.acquire()
-        _forking.append(client)
-    were_connected = [client.disconnect() for client in _forking]
-    if any(were_connected):
+    gate.acquire()
+    if _close_all():
         _wait_for_grpc()
 
 
 def _after_fork() -> None:
-    while _forking:
-        _forking.pop().lock.release()
+    gate.release()
 
 
 def _wait_for_grpc() -> None:
@@ -71,9 +78,8 @@ def _has_grpc_threads() -> bool:
 
 
 def _at_exit() -> None:
-    for client in list(_clients):
-        with client.lock:
-            client.disconnect()
+    with gate:
+        _close_all()
 
 
 atexit.register(_at_exit)

@@ -7,6 +7,7 @@ batches grow with the load, and nothing waits for a timer.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, Protocol
 
 import grpc
@@ -17,6 +18,8 @@ from cacheservice.client.pending import Pending
 from cacheservice.errors import CacheServiceError, DeadlineExceeded, NotReady, Unavailable
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import from_rpc_error, was_cancelled_here
+
+_log = logging.getLogger(__name__)
 
 WINDOW = {False: 2, True: 4}
 """Batches under way: of those that gather many callers' operations, and of those that are one caller's own.
@@ -137,6 +140,9 @@ class Lane:
             if was_cancelled_here():
                 raise
             return Unavailable("the connection was closed")
+        except Exception:
+            _log.exception("defect in the client; the stream to %s is opened anew", self.address)
+            return Unavailable("a defect in the client; its log has the details")
         finally:
             writer.cancel()
             call.cancel()
@@ -157,18 +163,23 @@ class Lane:
                     await call.write(self._request(wanted))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             """The reader learns of it too, and knows why."""
+        except Exception:
+            _log.exception("defect in the client; the stream to %s is opened anew", self.address)
+            call.cancel()
 
     def _request(self, batches: list[Batch]) -> pb.ExchangeRequest:
         """One message for all the batches, which are under way from now on."""
         request = pb.ExchangeRequest(join_answers=True)
-        for number, batch in enumerate(batches):
+        for batch in batches:
             self._last_id += 1
             batch.sent_at = self._loop.time()
-            left_ms = max(1, round((batch.yields_at - batch.sent_at) * 1_000))
-            batch.fill(request.more.add() if number else request, self._last_id, left_ms)
             self._under_way[self._last_id] = batch
             self._free[batch.is_large] -= 1
             self._keys[batch.is_large] += len(batch.keys)
+        first = self._last_id - len(batches) + 1
+        for number, batch in enumerate(batches):
+            left_ms = max(1, round((batch.yields_at - batch.sent_at) * 1_000))
+            batch.fill(request.more.add() if number else request, first + number, left_ms)
         return request
 
     def _receive(self, response: pb.ExchangeResponse) -> None:

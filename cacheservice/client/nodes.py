@@ -44,6 +44,7 @@ class Nodes:
         self._aside_until: dict[str, float] = {}
         self._turn = 0
         self._closing: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     @property
     def addresses(self) -> Sequence[str]:
@@ -119,6 +120,7 @@ class Nodes:
         return self._node(address)
 
     async def close(self) -> None:
+        self._is_closed = True
         await asyncio.gather(*(node.close() for node in self._stubs.values()), *self._closing)
         self._stubs.clear()
 
@@ -131,6 +133,8 @@ class Nodes:
     def _node(self, address: str) -> NodeStubs:
         node = self._stubs.get(address)
         if node is None:
+            if self._is_closed:
+                raise Unavailable("the client is closed")
             node = self._stubs[address] = NodeStubs(address)
         return node
 

@@ -1,8 +1,8 @@
 """What waits to leave for one node: what callers ask for at about the same time becomes one batch.
 
 Kinds leave in the order reads, writes, removals. An operation on a key that has one pending which would
-leave after it starts new batches, so that the operations on one key leave in the order in which they were
-asked for.
+leave after it starts new batches, so that the single operations on one key leave in the order in which they
+were asked for. One caller's batches of many keys wait apart, and keep no order with those.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from typing import Any
 
 from cacheservice.client.batch import Batch, Callers, Reads, Removals, Times, Writes
 from cacheservice.client.results import SetResult
+from cacheservice.errors import Overloaded
 
 MAX_KEYS = 1_000
 """Of a batch that gathers the operations of many callers."""
 ANSWER_BYTES = 240 * 1024
 """Of the answer to reads of many keys, as far as it can be foreseen: buffers of more are new to the process
 each time, and the system takes longer to provide them than the values take to be copied."""
+MAX_WAITING = 256
+"""Batches of many callers' operations that wait for a node that takes none."""
 LEAST_KEYS = 16
 """Fewer are not parted: a batch costs as much as some fifty keys."""
 MAX_VALUE_BYTES = 1024 * 1024
@@ -56,7 +59,7 @@ class Pending:
         batch = self._reads
         if batch is None:
             self._read_futures = []
-            batch = self._reads = Reads([], Callers(self._read_futures), self._times())
+            batch = self._reads = Reads([], Callers(self._read_futures), self._new_times())
         future = self._new_future()
         batch.keys.append(key)
         self._read_futures.append(future)
@@ -70,7 +73,7 @@ class Pending:
         batch = self._writes
         if batch is None:
             self._write_futures = []
-            batch = self._writes = Writes([], [], [], [], Callers(self._write_futures), self._times())
+            batch = self._writes = Writes([], [], [], [], Callers(self._write_futures), self._new_times())
         future = self._new_future()
         batch.keys.append(key)
         batch.values.append(value)
@@ -87,7 +90,7 @@ class Pending:
         batch = self._removals
         if batch is None:
             self._removal_futures = []
-            batch = self._removals = Removals([], Callers(self._removal_futures), self._times())
+            batch = self._removals = Removals([], Callers(self._removal_futures), self._new_times())
         future = self._new_future()
         batch.keys.append(key)
         self._removal_futures.append(future)
@@ -102,6 +105,12 @@ class Pending:
             self._large.append(batch)
         else:
             self._small.append(batch)
+
+    def _new_times(self) -> Times:
+        """Of a batch that is begun now. Overloaded when too many wait already."""
+        if len(self._small) >= MAX_WAITING:
+            raise Overloaded(f"{MAX_WAITING} batches wait for this node already", retry_after_ms="100")
+        return self._times()
 
     def seal(self, size: int = MAX_KEYS) -> None:
         """Lets nothing more join the operations that wait now; they leave at most `size` together."""

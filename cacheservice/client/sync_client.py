@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar, overload
+from weakref import finalize
 
 from cacheservice.client import forking
 from cacheservice.client.background import Background, Call
@@ -31,11 +31,9 @@ class SyncClient:
     def __init__(
         self, targets: str | Sequence[str], *, routing: Routing = "direct", timeout: float = 1.0
     ) -> None:
-        self.lock = threading.Lock()
         self._new_client = partial(Client, targets, routing=routing, timeout=timeout)
         self._new_client()
         self._background: Background | None = None
-        forking.keep(self)
 
     def __enter__(self) -> SyncClient:
         return self
@@ -47,15 +45,10 @@ class SyncClient:
 
     def close(self) -> None:
         """Closes all connections, when the calls under way have ended. A later call opens them again."""
-        with self.lock:
-            self.disconnect()
-
-    def disconnect(self) -> bool:
-        """Closes all connections; whether there were any. For who holds the lock."""
-        background, self._background = self._background, None
-        if background is not None:
-            background.stop()
-        return background is not None
+        with forking.gate:
+            background, self._background = self._background, None
+            if background is not None:
+                forking.close(background)
 
     @overload
     def get(self, key: str) -> bytes | None: ...
@@ -68,7 +61,8 @@ class SyncClient:
         return self._run(lambda cache: cache.lookup(key))
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
-        return self._run(lambda cache: cache.get_many(keys))
+        wanted = list(keys)
+        return self._run(lambda cache: cache.get_many(wanted))
 
     def set(
         self,
@@ -98,13 +92,15 @@ class SyncClient:
         )
 
     def set_many(self, values: Mapping[str, bytes], ttl: float = 0) -> None:
-        return self._run(lambda cache: cache.set_many(values, ttl))
+        contents = dict(values)
+        return self._run(lambda cache: cache.set_many(contents, ttl))
 
     def delete(self, key: str) -> bool:
         return self._run(lambda cache: cache.delete(key))
 
     def delete_many(self, keys: Iterable[str]) -> int:
-        return self._run(lambda cache: cache.delete_many(keys))
+        doomed = list(keys)
+        return self._run(lambda cache: cache.delete_many(doomed))
 
     def touch(self, key: str, ttl: float) -> bool:
         return self._run(lambda cache: cache.touch(key, ttl))
@@ -114,12 +110,18 @@ class SyncClient:
 
     def _run(self, start: Callable[[Client], Coroutine[Any, Any, Result]]) -> Result:
         call = Call(start)
-        while not (self._background or self._connect()).begin(call):
-            """Somebody has closed the connections since."""
-        return call.result()
+        while True:
+            background = self._background
+            if background is None or background.is_stopped:
+                background = self._connect()
+            if background.begin(call):
+                return call.result()
 
     def _connect(self) -> Background:
-        with self.lock:
-            if self._background is None:
-                self._background = Background(self._new_client())
-            return self._background
+        with forking.gate:
+            background = self._background
+            if background is None or background.is_stopped:
+                background = self._background = Background(self._new_client())
+                forking.opened(background)
+                finalize(self, background.stop_soon).atexit = False
+            return background

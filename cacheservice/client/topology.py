@@ -31,6 +31,8 @@ class Placement:
 
     def __init__(self, topology: Topology) -> None:
         members = [member for member in topology.members if member.state in _IN_RING]
+        if not members:
+            raise ValueError("the node knows no members, not even itself")
         self._ring = Ring(
             (RingMember(member.node_id, member.zone, member.weight) for member in members),
             topology.virtual_nodes,
@@ -85,20 +87,24 @@ class TopologyWatch:
         self._watching: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._ask_again_at = 0.0
+        self._is_closed = False
         self.placement: Placement | None = None
 
     def start(self) -> None:
-        if self._watching is None:
+        if self._watching is None and not self._is_closed:
             self._watching = asyncio.create_task(self._watch())
 
     def differs(self, address: str, epoch: int) -> None:
         """To be told when the node's answer shows that it has another ring: it is asked for that."""
         now = asyncio.get_running_loop().time()
+        if self._is_closed:
+            return
         if now >= self._ask_again_at and (self._asking is None or self._asking.done()):
             self._ask_again_at = now + random.uniform(0.5, 1.5) * _QUESTION_SECONDS
             self._asking = asyncio.create_task(self._ask(address, epoch))
 
     async def close(self) -> None:
+        self._is_closed = True
         tasks = [task for task in (self._watching, self._asking) if task is not None]
         for task in tasks:
             task.cancel()

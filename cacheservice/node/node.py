@@ -117,7 +117,7 @@ class Node:
             alone = (self._node_id,)
             if any(ring.owners(key, 1) != alone for key in keys):
                 return False
-        elif ring.members[0].node_id != self._node_id:
+        elif not ring.members or ring.members[0].node_id != self._node_id:
             return False
         return self._clock.now_ms() >= self._settled_at or all(map(self.shard.knows, keys))
 

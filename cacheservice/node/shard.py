@@ -123,14 +123,12 @@ class Shard:
         """
         now = self._clock.now_ms()
         versions = list(self._versions.next_many(len(rows)))
-        if not self._versions.is_above_all:
-            for row, (key, *_) in enumerate(rows):
-                versions[row] = max(versions[row], self._version(key, now) + 1)
         errors: Errors = {}
         changes: list[Change] = []
         for row, (key, value, ttl_ms, stale_ms) in enumerate(rows):
-            expires = self._expires(key, ttl_ms, now)
-            entry = Entry(value, versions[row], now, expires, stale_ms)
+            if not self._versions.is_above_all:
+                versions[row] = max(versions[row], self._version(key, now) + 1)
+            entry = Entry(value, versions[row], now, self._expires(key, ttl_ms, now), stale_ms)
             try:
                 self._put(key, entry)
             except ResourceExhausted as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ import grpc
 from cacheservice.errors import CacheServiceError
 from cacheservice.v1 import peer_pb2
 from cacheservice.wire import from_rpc_error, from_status, was_cancelled_here
+
+_log = logging.getLogger(__name__)
 
 MAX_ROWS = 1_000
 """Operations or copies of several requests that leave together."""
@@ -84,13 +87,13 @@ class PeerStream:
             await asyncio.wait((self._task,))
 
     async def _run(self) -> None:
-        why = "the connection was closed"
+        why, was_done = "the connection was closed", True
         call = self._open_call()
         writer = asyncio.create_task(self._write(call))
         try:
             while (response := await call.read()) is not grpc.aio.EOF:
                 self._receive(response)
-            why = "it is about to stop"
+            why, was_done = "it is about to stop", False
         except grpc.aio.AioRpcError as failure:
             why = from_rpc_error(failure).message
         except asyncio.CancelledError:
@@ -99,7 +102,7 @@ class PeerStream:
         finally:
             writer.cancel()
             call.cancel()
-            self._fail(why)
+            self._fail(why, maybe_done=was_done)
 
     async def _write(self, call: Any) -> None:
         loop = asyncio.get_running_loop()
@@ -110,19 +113,23 @@ class PeerStream:
                     if not questions:
                         continue
                     self._last_id += 1
+                    self._under_way[self._last_id] = questions
+                    for each in questions:
+                        each.was_sent = True
+                    if questions[0].kind:
+                        self._counted.add(self._last_id)
+                        loop.call_later(SLOW_SECONDS, self._let_others_pass, self._last_id)
                     request = questions[0].to_request([row for each in questions for row in each.rows])
                     request.request_id = self._last_id
                     request.timeout_ms = max(each.timeout_ms for each in questions)
-                    for each in questions:
-                        each.was_sent = True
-                    self._under_way[self._last_id] = questions
-                    self._counted.add(self._last_id)
-                    loop.call_later(SLOW_SECONDS, self._let_others_pass, self._last_id)
                     await call.write(request)
                 self._wake.clear()
                 await self._wake.wait()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             """The reader learns of it too, and knows why."""
+        except Exception:
+            _log.exception("defect in a stream to a peer, which is opened anew")
+            call.cancel()
 
     def _take(self) -> list[Question]:
         """The first questions that can leave together, without those that nobody waits for any longer."""
@@ -164,7 +171,8 @@ class PeerStream:
         self._counted.discard(request_id)
         self._wake.set()
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, why: str, *, maybe_done: bool) -> None:
+        """`maybe_done`: what was sent may have been done. A node that stops does all that it has read."""
         questions = [each for some in self._under_way.values() for each in some]
         questions += self._pending
         self._under_way.clear()
@@ -172,4 +180,4 @@ class PeerStream:
         self._pending.clear()
         for question in questions:
             if not question.answer.done():
-                question.answer.set_exception(StreamEnded(why, was_sent=question.was_sent))
+                question.answer.set_exception(StreamEnded(why, was_sent=question.was_sent and maybe_done))

@@ -120,7 +120,7 @@ class _Stream:
                 raise InvalidArgument.of("request", "a message of its type", message.why)
             self._joins = self._joins or self._framing.asks_to_join(message)
             for request in self._framing.requests(message):
-                while len(self._at_work) >= MAX_AT_WORK:
+                while len(self._at_work) >= MAX_AT_WORK or self._unsent_bytes > MAX_UNSENT_BYTES:
                     await self._progress()
                 work = self._begin(request)
                 if not callable(work):

@@ -8,6 +8,7 @@ from typing import Any
 
 from cacheservice.clock import Clock
 from cacheservice.errors import (
+    AnswerTooLarge,
     CacheServiceError,
     ClusterIdMismatch,
     DeadlineExceeded,
@@ -70,12 +71,21 @@ class GrpcTransport:
         tried = sorted(unreachable)
         rows = list(map(peer_codec.operation_to_proto, operations))
         size = sum(len(row.set.value) for row in rows)
+        deadline = self._clock.now_ms() + timeout_ms
         question = Question(f"forward {hops_left} {tried}", rows, size, timeout_ms, to_request, _forward_rows)
         try:
             results = await self._ask(node_id, FORWARDS, question)
+            answers = list(map(peer_codec.answer_from_proto, results))
+            cut = [row for row, answer in enumerate(answers) if isinstance(answer, AnswerTooLarge)]
+            if cut:
+                # It may be for others' values that these had no room.
+                left_ms = max(1, deadline - self._clock.now_ms())
+                alone = Question("", [rows[row] for row in cut], 0, left_ms, to_request, _forward_rows)
+                for row, result in zip(cut, await self._ask(node_id, FORWARDS, alone), strict=True):
+                    answers[row] = peer_codec.answer_from_proto(result)
         except CacheServiceError as error:
             return [error] * len(operations)
-        return list(map(peer_codec.answer_from_proto, results))
+        return answers
 
     async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
         def to_request(rows: list[peer_pb2.ReplicaEntry]) -> peer_pb2.PeerServiceExchangeRequest:

@@ -168,8 +168,8 @@ class CacheServiceServicer(object):
     def Exchange(self, request_iterator, context):
         """The hot path: columnar batches in both directions on one long-lived stream. A call costs far more
         than a key, so callers send together what is waiting. Answers come in the order in which they are
-        ready; batch_id pairs them with their requests. Keys that the node owns are read and written in the
-        order in which the batches were sent; what it has to ask other nodes for is done side by side. Beyond
+        ready; batch_id pairs them with their requests. A batch of keys that all are the node's own is done
+        before the next one is begun; one for which it has to ask other nodes is done beside those after it. Beyond
         64 batches at work, or 1 MiB of answers that the caller does not take, the node reads no further. Not
         atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
         tests/integration/go_client/main.go has an example in Go.

@@ -75,8 +75,8 @@ class CacheServiceStub:
     Exchange: _grpc.StreamStreamMultiCallable[_cache_pb2.ExchangeRequest, _cache_pb2.ExchangeResponse]
     """The hot path: columnar batches in both directions on one long-lived stream. A call costs far more
     than a key, so callers send together what is waiting. Answers come in the order in which they are
-    ready; batch_id pairs them with their requests. Keys that the node owns are read and written in the
-    order in which the batches were sent; what it has to ask other nodes for is done side by side. Beyond
+    ready; batch_id pairs them with their requests. A batch of keys that all are the node's own is done
+    before the next one is begun; one for which it has to ask other nodes is done beside those after it. Beyond
     64 batches at work, or 1 MiB of answers that the caller does not take, the node reads no further. Not
     atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
     tests/integration/go_client/main.go has an example in Go.
@@ -124,8 +124,8 @@ class CacheServiceAsyncStub(CacheServiceStub):
     Exchange: _aio.StreamStreamMultiCallable[_cache_pb2.ExchangeRequest, _cache_pb2.ExchangeResponse]  # type: ignore[assignment]
     """The hot path: columnar batches in both directions on one long-lived stream. A call costs far more
     than a key, so callers send together what is waiting. Answers come in the order in which they are
-    ready; batch_id pairs them with their requests. Keys that the node owns are read and written in the
-    order in which the batches were sent; what it has to ask other nodes for is done side by side. Beyond
+    ready; batch_id pairs them with their requests. A batch of keys that all are the node's own is done
+    before the next one is begun; one for which it has to ask other nodes is done beside those after it. Beyond
     64 batches at work, or 1 MiB of answers that the caller does not take, the node reads no further. Not
     atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
     tests/integration/go_client/main.go has an example in Go.
@@ -224,8 +224,8 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_cache_pb2.ExchangeResponse], _abc.AsyncIterator[_cache_pb2.ExchangeResponse]]:
         """The hot path: columnar batches in both directions on one long-lived stream. A call costs far more
         than a key, so callers send together what is waiting. Answers come in the order in which they are
-        ready; batch_id pairs them with their requests. Keys that the node owns are read and written in the
-        order in which the batches were sent; what it has to ask other nodes for is done side by side. Beyond
+        ready; batch_id pairs them with their requests. A batch of keys that all are the node's own is done
+        before the next one is begun; one for which it has to ask other nodes is done beside those after it. Beyond
         64 batches at work, or 1 MiB of answers that the caller does not take, the node reads no further. Not
         atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
         tests/integration/go_client/main.go has an example in Go.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -11,6 +12,7 @@ import grpc
 import pytest
 
 from cacheservice.client import Client
+from cacheservice.client.pending import MAX_KEYS, MAX_WAITING
 from cacheservice.config import Settings
 from cacheservice.errors import (
     AnswerTooLarge,
@@ -19,6 +21,7 @@ from cacheservice.errors import (
     NoOwnerReachable,
     NotReady,
     Overloaded,
+    ResourceExhausted,
     Unavailable,
 )
 from cacheservice.server.app import NodeServer
@@ -243,6 +246,74 @@ async def test_a_closed_client_says_so(play: Play) -> None:
         with pytest.raises(Unavailable, match="closed"):
             await call
     await cache.close()
+
+
+async def test_a_closed_client_opens_nothing(play: Play) -> None:
+    _, address = await play(hits)
+    cache = Client(address)
+    await cache.close()
+    before = asyncio.all_tasks()
+    for call in (cache.get("a"), cache.get_many(["a"]), cache.lookup("a"), cache.incr("a")):
+        with pytest.raises(Unavailable, match="closed"):
+            await call
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_loop_that_is_held_up_does_not_hold_up_deadlines(play: Play, connect: Connect) -> None:
+    _, address = await play(silence)
+    cache = await connect([address], timeout=0.3)
+    call = asyncio.create_task(cache.get("a"))
+    turns = 0
+    while not call.done():
+        turns += 1
+        assert turns < 50
+        time.sleep(0.12)  # noqa: ASYNC251
+        await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded):
+        await call
+
+
+async def test_a_value_too_large_for_the_node_fails_its_own_caller_alone(
+    stack: AsyncExitStack, connect: Connect
+) -> None:
+    limits = {"max_message_bytes": 3 * 1024 * 1024, "max_value_bytes": 2 * 1024 * 1024}
+    [server] = await cluster(stack, 1, **limits)
+    cache = await connect([address_of(server)])
+    large = bytes(9 * 1024 * 1024)
+
+    async def others() -> None:
+        for number in range(200):
+            assert await cache.set(f"k{number}", b"v")
+
+    results = await asyncio.gather(
+        others(),
+        cache.set("large", large),
+        cache.set_many({"a": b"1", "large": large}),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [type(None), ResourceExhausted, ResourceExhausted]
+    assert await cache.get("a") == b"1"
+
+
+async def test_the_timeout_holds_for_a_call_as_a_whole(play: Play, connect: Connect) -> None:
+    node, address = await play(silence)
+    cache = await connect([address], timeout=0.3)
+    with pytest.raises(DeadlineExceeded):
+        await cache.delete_many(str(number) for number in range(60_000))
+    assert sum(len(request.delete.keys) for request in node.requests) < 40_000
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), 1e9])
+def test_timeouts_are_checked(timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout must be"):
+        Client("127.0.0.1:1", timeout=timeout)
+
+
+async def test_more_than_a_node_can_be_waited_for_is_refused() -> None:
+    async with Client("127.0.0.1:1", timeout=60) as cache:
+        calls = [asyncio.create_task(cache.get(str(number))) for number in range(MAX_WAITING * MAX_KEYS + 1)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(result) for result in results} == {Unavailable, Overloaded}
 
 
 async def test_nothing_is_left_of_a_closed_client(stack: AsyncExitStack) -> None:

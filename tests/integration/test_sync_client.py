@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import pytest
 from cacheservice import SyncClient
 from cacheservice.client import Outcome
 from cacheservice.errors import InvalidArgument, NotACounter, Unavailable
-from tests.integration.processes import ClusterProcesses
+from tests.integration.processes import ClusterProcesses, wait_until
 
 
 @pytest.fixture
@@ -176,3 +177,18 @@ def test_in_a_process_of_its_own(shared_cluster: ClusterProcesses, script: str) 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", script, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_iterables_are_read_in_the_callers_thread(cache: SyncClient) -> None:
+    cache.set_many({"sync:a": b"sync:b", "sync:b": b"2"}, ttl=60)
+    found = cache.get_many((cache.get(key) or b"").decode() for key in ["sync:a"])
+    assert found == {"sync:b": b"2"}
+    assert cache.delete_many(key for key in cache.get_many(["sync:a", "sync:b"])) == 2
+
+
+def test_a_client_that_is_dropped_ends_its_thread(shared_cluster: ClusterProcesses) -> None:
+    assert SyncClient(shared_cluster.addresses, timeout=10).get("sync:nothing") is None
+    gc.collect()
+    wait_until(
+        lambda: "cacheservice" not in {thread.name for thread in threading.enumerate()}, "the thread to end"
+    )

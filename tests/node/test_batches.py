@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cacheservice.clock import LOGICAL_BITS, MAX_AHEAD_MS
 from cacheservice.errors import EntryTooLarge, NoOwnerReachable
 from cacheservice.node.batches import Batches
 from cacheservice.node.columns import Reads, Removals, Writes
-from cacheservice.node.operations import Answer, Delete, Get, GetOutcome, Operation, Set
+from cacheservice.node.operations import Answer, Change, Delete, Get, GetOutcome, Operation, Set
 from cacheservice.ring import Ring, RingMember
+from cacheservice.store import Entry
 from tests.node.test_node import NAMES, TIMEOUT_MS, Cluster, key_owned_by, outsider
 
 KEYS = [key_owned_by(first, second) for first in NAMES for second in NAMES if first != second]
@@ -90,6 +92,15 @@ async def test_own_keys_are_done_before_the_method_returns() -> None:
     gone = batches.get(own, TIMEOUT_MS)
     assert gone == Reads([GetOutcome.MISS] * 2, [b""] * 2, [0, 0], [0, 0])
     assert min((await removing()).versions) > max(written.versions)
+
+
+async def test_a_key_that_is_written_twice_has_two_versions_even_after_a_clock_far_ahead() -> None:
+    cluster = Cluster("n1", ring=Ring([RingMember("n1")]))
+    shard = cluster.nodes["n1"].shard
+    ahead = cluster.clock.wall_ms() + 10 * MAX_AHEAD_MS << LOGICAL_BITS
+    shard.merge(Change("k", ahead, Entry(b"v", ahead, 0)))
+    written = await done(Batches(cluster.nodes["n1"]).set(["k", "k"], [b"1", b"2"], [], [], TIMEOUT_MS))
+    assert written.versions == [ahead + 1, ahead + 2]
 
 
 async def test_replicas_that_are_down_are_hinted() -> None:

@@ -141,14 +141,13 @@ async def test_an_error_is_everybodys() -> None:
     await stream.close()
 
 
-@pytest.mark.parametrize(
-    "end",
-    [
-        grpc.aio.EOF,
-        grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata()),
-    ],
-)
-async def test_a_stream_that_ends_tells_who_was_sent_and_is_opened_again(end: Any) -> None:
+CUT = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+
+@pytest.mark.parametrize(("end", "maybe_done"), [(CUT, True), (grpc.aio.EOF, False)], ids=["cut", "drained"])
+async def test_a_stream_that_ends_tells_what_may_have_been_done_and_is_opened_again(
+    end: Any, maybe_done: bool
+) -> None:
     calls = Calls()
     stream = PeerStream(calls)
     tasks = []
@@ -159,7 +158,9 @@ async def test_a_stream_that_ends_tells_who_was_sent_and_is_opened_again(end: An
         await (await calls.last()).sent.get()
     (await calls.last()).answers.put_nowait(end)
     ended = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [isinstance(error, StreamEnded) and error.was_sent for error in ended] == [True] * WINDOW + [False]
+    assert [isinstance(error, StreamEnded) and error.was_sent for error in ended] == [maybe_done] * WINDOW + [
+        False
+    ]
     [again] = await asking(stream, copies(9))
     (await calls.last(2)).answer(await (await calls.last(2)).sent.get())
     assert await again == [9]
