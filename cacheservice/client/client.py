@@ -49,7 +49,9 @@ class Client:
     in seconds, for each call with all its repetitions. Keys are str of 1 to 1,024 bytes in UTF-8, values
     bytes. Every method raises the errors of cacheservice.errors, TypeError for arguments of another type,
     and nothing else; reads, and writes without a condition, are tried on other nodes when one gives no
-    answer.
+    answer. One instance serves all tasks of an event loop: what they ask for at about the same time travels
+    together. With `routing` "direct" the owners of the keys are asked, which must be reachable from here;
+    with "proxy" the targets alone.
     """
 
     def __init__(
