@@ -7,7 +7,8 @@
     │   ├── CounterOverflow     Increment beyond int64
     │   ├── ClusterIdMismatch   the caller means another cluster
     │   ├── ClusterSettingsMismatch  the caller would compute another ring
-    │   └── NodeIdMismatch      the caller means another node
+    │   ├── NodeIdMismatch      the caller means another node
+    │   └── NodeIdTaken         a process that was started later has this node's id
     ├── ResourceExhausted
     │   ├── Overloaded          too many requests in flight; try again after retry_after_ms
     │   ├── EntryTooLarge       the store could never hold the entry
@@ -83,6 +84,10 @@ class NodeIdMismatch(FailedPrecondition):
     @classmethod
     def of(cls, own: str, meant: str) -> NodeIdMismatch:
         return cls(f"this is node {own!r}, not {meant!r}")
+
+
+class NodeIdTaken(FailedPrecondition):
+    reason = "NODE_ID_TAKEN"
 
 
 class ResourceExhausted(CacheServiceError):

@@ -15,6 +15,7 @@ from pydantic_settings import SettingsError
 
 from cacheservice.cli.output import fail
 from cacheservice.config import Settings, flag_of, meaning_of
+from cacheservice.errors import NodeIdTaken
 from cacheservice.server.app import serve as run_node
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -32,7 +33,7 @@ def serve(**flags: str | None) -> None:
     logging.getLogger("grpc").setLevel(logging.WARNING)
     try:
         uvloop.run(run_node(settings))
-    except OSError as error:
+    except (OSError, NodeIdTaken) as error:
         fail(str(error))
 
 

@@ -11,6 +11,7 @@ import grpc
 from cacheservice.client.channel import Backoff, NodeStubs
 from cacheservice.ring import Ring, RingMember
 from cacheservice.v1.cluster_pb2 import (
+    MEMBER_PHASE_JOINING,
     MEMBER_STATE_ALIVE,
     MEMBER_STATE_LEAVING,
     MEMBER_STATE_SUSPECT,
@@ -30,7 +31,11 @@ class Placement:
     """Where keys are. Immutable; ValueError when this client and the node do not compute the same ring."""
 
     def __init__(self, topology: Topology) -> None:
-        members = [member for member in topology.members if member.state in _IN_RING]
+        members = [
+            member
+            for member in topology.members
+            if member.state in _IN_RING and member.phase != MEMBER_PHASE_JOINING
+        ]
         if not members:
             raise ValueError("the node knows no members, not even itself")
         self._ring = Ring(

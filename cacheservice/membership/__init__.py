@@ -2,6 +2,6 @@
 
 from cacheservice.membership.config import MembershipConfig
 from cacheservice.membership.core import Membership
-from cacheservice.membership.member import Member, State
+from cacheservice.membership.member import Member, Phase, State
 
-__all__ = ["Member", "Membership", "MembershipConfig", "State"]
+__all__ = ["Member", "Membership", "MembershipConfig", "Phase", "State"]

@@ -3,34 +3,72 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil, log
 
 
 @dataclass(frozen=True, slots=True)
 class MembershipConfig:
-    """Times in milliseconds. The defaults are memberlist's for local networks."""
+    """Times in milliseconds. What the defaults cost and bring is in docs/membership.md."""
 
     cluster_id: str = "cacheservice"
     probe_interval_ms: int = 1_000
-    """One member is probed each interval, all in turn. Shorter detects sooner and costs messages."""
+    """One member is probed each interval. Shorter detects sooner and costs messages."""
     probe_timeout_ms: int = 500
     """How long to wait for a direct answer before others are asked. Above a slow round trip."""
     indirect_probes: int = 3
     """How many others are asked to probe a member that did not answer."""
-    suspicion_multiplier: int = 4
-    """A suspect is declared dead after this x log10(members, at least 10) x probe_interval_ms."""
+    nack_timeout_ms: int = 400
+    """How long they wait before they say that they got no answer either. Below probe_interval_ms less
+    probe_timeout_ms, so that they are heard in time."""
+    suspicion_ms: int = 3_500
+    """How long a suspect has to refute, beyond the time that the news takes there and back. Longer than
+    any pause of a process that is to be forgiven."""
+    doubtful_multiplier: int = 6
+    """Times that, when nobody else confirms the suspicion."""
     gossip_interval_ms: int = 200
     """How often rumours are sent out by themselves, between probes."""
     gossip_fanout: int = 3
     """To how many members."""
     retransmit_multiplier: int = 4
     """Each rumour is sent this x ceil(log10(members + 1)) times."""
-    sync_interval_ms: int = 30_000
-    """How often the whole view is exchanged with one member."""
+    worst_health: int = 8
+    """Probes of a node that thinks itself unhealthy take up to 1 + this times as long."""
+    lag_ms: int = 200
+    """A timer that is later than this shows that the process did not run; that time does not count."""
+    reconcile_interval_ms: int = 1_000
+    """How soon after news, and after the last such exchange, whole views are exchanged with a member that
+    differs; doubled each time that it did not help, up to search_interval_ms."""
+    search_interval_ms: int = 10_000
+    """How often one address is tried of the members that are dead and of the seeds that are strange."""
     join_interval_ms: int = 300
-    """How often seeds are tried while nobody has answered; later every sync_interval_ms."""
-    dead_retention_ms: int = 3_600_000
-    """How long dead and left members are remembered, so that old news does not revive them."""
+    """How often seeds are tried while nobody has answered."""
+    left_retention_ms: int = 3_600_000
+    """How long members that left are remembered, so that old news does not revive them."""
     max_members: int = 10_000
     """Members beyond this number are not taken in."""
+    max_gone: int = 1_000
+    """How many dead and left members are remembered, the latest."""
     max_rumours: int = 32
     """Rumours on the back of one message."""
+    max_probes: int = 32
+    """Probes under way at a time, and as many for others."""
+    witnesses: int = 3
+    """How many members must confirm that they know that a node is ready, or that it leaves."""
+
+    def transmissions(self, members: int) -> int:
+        """How often a rumour is sent by each of that many members."""
+        return self.retransmit_multiplier * _digits(members)
+
+    def spread_ms(self, members: int) -> int:
+        """About how long a rumour takes to all of that many members, each round reaching 1 + fanout times
+        as many as the one before."""
+        return self.gossip_interval_ms * ceil(log(max(members, 2)) / log(1 + self.gossip_fanout))
+
+    def refutable_ms(self, members: int) -> int:
+        """How long a suspect has, when its silence is confirmed."""
+        return self.suspicion_ms + 2 * self.spread_ms(members)
+
+
+def _digits(number: int) -> int:
+    """ceil(log10(number + 1)), exactly."""
+    return len(str(number))

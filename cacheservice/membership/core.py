@@ -1,315 +1,245 @@
 """Who is in the cluster: SWIM as a state machine without I/O.
 
 Das, Gupta and Motivala, "SWIM: Scalable Weakly-consistent Infection-style Process Group Membership
-Protocol", DSN 2002. `handle(event, now)` returns what is to be sent and what has changed; `next_timer`
-says when to hand in the next Timer. Time is monotonic milliseconds, randomness an argument.
+Protocol", DSN 2002, with the additions of Dadgar, Phillips and Currey, "Lifeguard", 2017, and these:
+
+- Each message carries a digest of the sender's view. Views that stay different are exchanged whole.
+- Every second probe goes to the next member on a circle of all, so that a death is noticed within two
+  intervals.
+- Helpers who get no answer either are evidence: with them a suspicion is short, without them long.
+- Nobody dies by hearsay: who is told of a death begins, or confirms, a suspicion of its own.
+- Time during which the process did not run counts against nobody.
+- The dead, and seeds that are strange, are tried for ever at a low rate.
+
+`handle(event, now)` returns what is to be sent and what has changed; `next_timer` says when to hand in
+the next Timer. Time is monotonic milliseconds, randomness an argument.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import ceil, log10
+from itertools import count
 from random import Random
-from typing import TypeVar
 
 from cacheservice.errors import ClusterIdMismatch, NodeIdMismatch
+from cacheservice.membership.announcement import Announcement
 from cacheservice.membership.config import MembershipConfig
-from cacheservice.membership.member import Member, State
+from cacheservice.membership.detector import Detector
+from cacheservice.membership.health import LocalHealth
+from cacheservice.membership.knowledge import Knowledge
+from cacheservice.membership.member import Member, Phase, State
 from cacheservice.membership.messages import (
     Ack,
-    Body,
-    Changed,
     Event,
     Leave,
-    Message,
-    NameTaken,
+    Nack,
     Output,
+    PeerDiffers,
     PeerFailed,
     Ping,
     PingRequest,
     Received,
     SeedsResolved,
-    Send,
+    SendFailed,
+    Serve,
     Sync,
     Timer,
 )
-from cacheservice.membership.rumours import RumourQueue
-
-T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Probe:
-    """The probe under way: first direct, then by way of others, then failed."""
-
-    node_id: str
-    sequence: int
-    indirect_at: int
-    failed_at: int
-    asked_others: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Relay:
-    """A probe made for somebody else."""
-
-    origin: Member
-    sequence: int
-    until: int
+from cacheservice.membership.outbox import Outbox
 
 
 class Membership:
-    """One member's knowledge of the others."""
+    """One member's part in the protocol, and its knowledge of the others."""
 
     def __init__(self, local: Member, config: MembershipConfig, rng: Random, now: int) -> None:
         self._config = config
         self._rng = rng
-        self._local = local
-        self._members: dict[str, Member] = {local.node_id: local}
-        self._rumours = RumourQueue()
-        self._rumours.add(local)
-        self._out: list[Output] = []
+        self._health = health = LocalHealth(config.worst_health)
+        self._knowledge = knowledge = Knowledge(local, config, health, now)
+        self._view = knowledge.view
+        self._outbox = outbox = Outbox(knowledge, config)
+        next_sequence = count(1).__next__
+        self._detector = Detector(knowledge, outbox, health, config, rng, next_sequence, now)
+        self._announcement = Announcement(knowledge.view, outbox, config, rng, next_sequence)
         self._seeds: tuple[str, ...] = ()
-        self._sequence = 0
-        self._probe: _Probe | None = None
-        self._probe_order: list[str] = []
-        self._relays: dict[int, _Relay] = {}
-        self._suspect_until: dict[str, int] = {}
-        self._gone_since: dict[str, int] = {}
-        self._next_probe = now + rng.randrange(config.probe_interval_ms)
-        self._next_gossip = now + config.gossip_interval_ms
-        self._next_sync = now + config.join_interval_ms
+        self._now = now
+        self._lost_ms = 0
+        """Time that passed while the process did not run."""
+        self._reconciled_at = now
+        self._reconcile_pause = config.reconcile_interval_ms
+        self._next_round = now
+        self._next_search = now + config.join_interval_ms
 
     @property
     def local(self) -> Member:
-        return self._local
+        return self._view.local
 
     @property
     def members(self) -> tuple[Member, ...]:
         """Everybody known, by node id, this node, the dead and those who left included."""
-        return tuple(self._members[node_id] for node_id in sorted(self._members))
+        return self._view.members
+
+    @property
+    def digest(self) -> int:
+        """The same for all nodes that know the same of all that are reachable."""
+        return self._view.digest
 
     @property
     def has_joined(self) -> bool:
         """Whether any other member is in the view."""
-        return any(member.is_in_ring for member in self._others())
+        return self._view.peer_count > 0
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether enough others have confirmed that they know what this node said of itself last."""
+        return self._announcement.is_heard
+
+    @property
+    def health(self) -> int:
+        """0 when healthy; patience with others is multiplied by 1 + this."""
+        return self._health.score
+
+    def get(self, node_id: str) -> Member | None:
+        return self._view.get(node_id)
 
     def next_timer(self) -> int:
         """When the next Timer event is due."""
-        moments = [self._next_probe, self._next_gossip, self._next_sync, *self._suspect_until.values()]
-        if self._probe is not None:
-            moments.append(self._probe.failed_at if self._probe.asked_others else self._probe.indirect_at)
-        return min(moments)
+        return self._due() + self._lost_ms
 
     def handle(self, event: Event, now: int) -> list[Output]:
-        """Takes note of `event` at `now`; what is to be sent, in order, and what has changed.
+        """Takes note of `event` at `now`; what has changed, and what is to be sent, in order.
 
         ClusterIdMismatch and NodeIdMismatch: the message is meant for somebody else, and nothing changed.
         """
+        self._pass_time(now)
+        if self._knowledge.is_superseded:
+            return []
         match event:
             case Received():
-                self._receive(event, now)
+                self._receive(event)
             case Timer():
-                self._tick(now)
+                self._tick()
+            case SendFailed(node_id):
+                self._detector.not_delivered(node_id, self._now)
             case SeedsResolved(addresses):
                 self._seeds = addresses
                 self._join()
             case PeerFailed(node_id):
-                self._start_probe(node_id, now)
+                self._detector.probe(self._view.get(node_id), self._now)
+            case PeerDiffers(node_id):
+                self._reconcile(self._view.get(node_id))
+            case Serve():
+                self._announce(Phase.SERVING)
             case Leave(final):
-                self._leave(final)
-        out, self._out = self._out, []
-        return out
+                self._announce(Phase.LEAVING, State.LEFT if final else State.ALIVE)
+        if self._has_round():
+            self._next_round = max(self._next_round, self._now)
+        return [*self._knowledge.take_changes(), *self._outbox.take()]
 
-    def _receive(self, event: Received, now: int) -> None:
+    def _pass_time(self, now: int) -> None:
+        """Leaves out the time during which this process stood still, or its clock jumped."""
+        late = now - self._lost_ms - self._due()
+        if late > self._config.lag_ms:
+            self._lost_ms += late
+            self._health.worse()
+        self._now = max(self._now, now - self._lost_ms)
+
+    def _due(self) -> int:
+        if self._knowledge.is_superseded:
+            return self._now + self._config.search_interval_ms
+        due = min(self._detector.due(), self._next_search)
+        return min(due, self._next_round) if self._has_round() else due
+
+    def _has_round(self) -> bool:
+        """Whether there is anything to do each gossip_interval_ms."""
+        knowledge = self._knowledge
+        return bool(len(knowledge.rumours) or knowledge.has_suspects or not self._announcement.is_heard)
+
+    def _receive(self, event: Received) -> None:
         if event.cluster_id != self._config.cluster_id:
             raise ClusterIdMismatch.of(self._config.cluster_id, event.cluster_id)
-        if event.to_node not in ("", self._local.node_id):
-            raise NodeIdMismatch.of(self._local.node_id, event.to_node)
-        sender = event.sender
-        self._learn(sender, f"heard from {sender.node_id}", now)
-        known = self._members.get(sender.node_id)
-        if known is not None and known.supersedes(sender):
-            # It does not know what is said of it: the answer tells it, so that it can refute.
-            self._rumours.add(known)
-        for rumour in event.message.rumours:
-            self._learn(rumour, f"told by {sender.node_id}", now)
-        match event.message.body:
+        if event.to_node not in ("", self.local.node_id):
+            raise NodeIdMismatch.of(self.local.node_id, event.to_node)
+        sender, message = event.sender, event.message
+        self._knowledge.learn(sender, sender.node_id, self._now)
+        for rumour in message.rumours:
+            self._knowledge.learn(rumour.member, sender.node_id, self._now, rumour.accusers)
+        match message.body:
             case Ping(sequence):
-                self._send(sender, Ack(sequence))
+                self._outbox.send(sender, Ack(sequence))
             case Ack(sequence):
-                self._acknowledged(sequence)
-            case PingRequest(sequence, node_id, address):
-                self._sequence += 1
-                until = now + self._config.probe_interval_ms
-                self._relays[self._sequence] = _Relay(sender, sequence, until)
-                self._send_to(address, node_id, Ping(self._sequence))
+                self._detector.acknowledged(sequence)
+                self._announcement.acknowledged(sequence)
+            case Nack(sequence):
+                self._detector.not_acknowledged(sequence, sender.node_id, self._now)
+            case PingRequest() as request:
+                self._detector.relay(sender, request, self._now)
             case Sync(members, reply_wanted):
-                for member in members:
-                    self._learn(member, f"told by {sender.node_id}", now)
+                self._merge(sender, members)
                 if reply_wanted:
-                    self._send(sender, Sync(self.members, reply_wanted=False))
+                    self._outbox.send(sender, Sync(self.members, reply_wanted=False))
             case None:
                 pass
+        self._compare(sender, message.digest)
 
-    def _tick(self, now: int) -> None:
-        self._relays = {sequence: relay for sequence, relay in self._relays.items() if now < relay.until}
-        if self._probe is not None:
-            self._advance_probe(self._probe, now)
-        for node_id in [node_id for node_id, until in self._suspect_until.items() if until <= now]:
-            member = self._members[node_id]
-            self._learn(member.with_state(State.DEAD), "did not refute the suspicion in time", now)
-        if now >= self._next_probe:
-            self._next_probe = now + self._config.probe_interval_ms
-            self._probe_next(now)
-        if now >= self._next_gossip:
-            self._next_gossip = now + self._config.gossip_interval_ms
-            if len(self._rumours):
-                for member in self._sample(self._reachable(), self._config.gossip_fanout):
-                    self._send(member, None)
-        if now >= self._next_sync:
-            self._sync(now)
+    def _announce(self, phase: Phase, state: State = State.ALIVE) -> None:
+        self._knowledge.speak_for_itself(self._now, phase, state)
+        self._announcement.begin()
 
-    def _probe_next(self, now: int) -> None:
-        """Probes each member in turn, in an order shuffled for each round (SWIM, section 4.3)."""
-        if self._probe is not None:
+    def _tick(self) -> None:
+        self._detector.tick(self._now)
+        if self._now >= self._next_round:
+            self._next_round = self._now + self._config.gossip_interval_ms
+            self._knowledge.judge(self._now)
+            self._announcement.tick()
+            self._gossip()
+        if self._now >= self._next_search:
+            self._search()
+
+    def _gossip(self) -> None:
+        for member in self._view.sample(self._rng, self._config.gossip_fanout):
+            if len(self._knowledge.rumours):
+                self._outbox.send(member, None)
+
+    def _merge(self, sender: Member, members: tuple[Member, ...]) -> None:
+        """Takes over a whole view; the first one need not be passed on, for those in it have it."""
+        is_first = self._view.peer_count <= 1
+        for member in members:
+            self._knowledge.learn(member, sender.node_id, self._now, pass_on=not is_first)
+
+    def _compare(self, sender: Member, digest: int) -> None:
+        """Exchanges views with a member whose view differs although there has been no news for a while."""
+        if digest == self._view.digest:
+            self._reconcile_pause = self._config.reconcile_interval_ms
+        elif self._now - self._knowledge.changed_at >= self._config.reconcile_interval_ms:
+            self._reconcile(sender)
+
+    def _reconcile(self, member: Member | None) -> None:
+        if member is None or self._now - self._reconciled_at < self._reconcile_pause:
             return
-        if not self._probe_order:
-            self._probe_order = [member.node_id for member in self._others()]
-            self._rng.shuffle(self._probe_order)
-        while self._probe_order:
-            member = self._members.get(self._probe_order.pop())
-            if member is not None and member.is_in_ring:
-                self._start_probe(member.node_id, now)
-                return
+        self._reconciled_at = self._now
+        self._reconcile_pause = min(2 * self._reconcile_pause, self._config.search_interval_ms)
+        self._outbox.send(member, Sync(self.members, reply_wanted=True))
 
-    def _start_probe(self, node_id: str, now: int) -> None:
-        member = self._members.get(node_id)
-        if self._probe is not None or member is None or not member.is_in_ring or member == self._local:
-            return
-        self._sequence += 1
-        self._probe = _Probe(
-            node_id,
-            self._sequence,
-            now + self._config.probe_timeout_ms,
-            now + self._config.probe_interval_ms,
-        )
-        self._send(member, Ping(self._sequence))
-
-    def _advance_probe(self, probe: _Probe, now: int) -> None:
-        member = self._members.get(probe.node_id)
-        if member is None or not member.is_in_ring:
-            self._probe = None
-        elif now >= probe.failed_at:
-            self._probe = None
-            if member.state is not State.SUSPECT:
-                self._learn(member.with_state(State.SUSPECT), "did not answer probes", now)
-        elif now >= probe.indirect_at and not probe.asked_others:
-            probe.asked_others = True
-            helpers = [helper for helper in self._reachable() if helper.node_id != probe.node_id]
-            for helper in self._sample(helpers, self._config.indirect_probes):
-                self._send(helper, PingRequest(probe.sequence, member.node_id, member.address))
-
-    def _acknowledged(self, sequence: int) -> None:
-        if self._probe is not None and self._probe.sequence == sequence:
-            self._probe = None
-        relay = self._relays.pop(sequence, None)
-        if relay is not None:
-            self._send(relay.origin, Ack(relay.sequence))
-
-    def _sync(self, now: int) -> None:
-        """Exchanges views with one member, and looks for some that are lost: the dead, and seeds."""
-        self._forget_the_long_gone(now)
-        if not self.has_joined:
-            jitter = self._rng.randrange(self._config.join_interval_ms)
-            self._next_sync = now + self._config.join_interval_ms + jitter
+    def _search(self) -> None:
+        """Tries seeds while alone; later, now and then, one of the dead or of the strange seeds."""
+        self._view.forget_left(self._now - self._config.left_retention_ms)
+        interval = self._config.search_interval_ms if self.has_joined else self._config.join_interval_ms
+        self._next_search = self._now + interval // 2 + self._rng.randrange(interval)
+        addresses = [member.address for member in self._view.dead()]
+        if self.has_joined:
+            addresses += self._strange_seeds()
+        else:
             self._join()
-            return
-        self._next_sync = now + self._config.sync_interval_ms
-        for member in self._sample(self._reachable(), 1):
-            self._send(member, Sync(self.members, reply_wanted=True))
-        lost = [member.address for member in self._others() if member.state is State.DEAD]
-        for address in self._sample([*lost, *self._strange_seeds()], 1):
-            self._send_to(address, "", Sync(self.members, reply_wanted=True))
+        if addresses:
+            self._call(self._rng.choice(addresses))
 
     def _join(self) -> None:
         for address in self._strange_seeds():
-            self._send_to(address, "", Sync(self.members, reply_wanted=True))
+            self._call(address)
+
+    def _call(self, address: str) -> None:
+        self._outbox.send_to(address, "", Sync(self.members, reply_wanted=True))
 
     def _strange_seeds(self) -> list[str]:
-        known = {member.address for member in self._members.values() if member.is_in_ring}
+        known = {self.local.address, *(member.address for member in self._view.peers())}
         return [address for address in self._seeds if address not in known]
-
-    def _leave(self, final: bool) -> None:
-        state = State.LEFT if final else State.LEAVING
-        if self._local.state is State.LEFT:
-            return
-        before = self._local.state
-        self._set_local(replace(self._local, state=state, incarnation=self._local.incarnation + 1))
-        self._out.append(Changed(self._local, before, "this node is about to stop"))
-        for member in self._reachable():
-            self._send(member, None)
-
-    def _learn(self, news: Member, reason: str, now: int) -> None:
-        """Takes over `news` if it is later than what is known, and passes it on."""
-        if news.node_id == self._local.node_id:
-            self._refute(news)
-            return
-        known = self._members.get(news.node_id)
-        if known is None:
-            if not news.is_in_ring or len(self._members) >= self._config.max_members:
-                return
-        elif not news.supersedes(known):
-            return
-        self._members[news.node_id] = news
-        self._rumours.add(news)
-        self._suspect_until.pop(news.node_id, None)
-        self._gone_since.pop(news.node_id, None)
-        if news.state is State.SUSPECT:
-            self._suspect_until[news.node_id] = now + self._suspicion_ms()
-        elif not news.is_in_ring:
-            self._gone_since[news.node_id] = now
-        before = known.state if known is not None else None
-        if known is None or replace(known, epoch=news.epoch, incarnation=news.incarnation) != news:
-            self._out.append(Changed(news, before, reason))
-
-    def _refute(self, news: Member) -> None:
-        """Answers later news of this node, which only this node may make, with later news still."""
-        local = self._local
-        if not news.supersedes(local):
-            return
-        if news.address != local.address and news.epoch != local.epoch and news.state is State.ALIVE:
-            self._out.append(NameTaken(news.address))
-        epoch = local.epoch if news.epoch == local.epoch else news.epoch + 1
-        self._set_local(replace(local, epoch=epoch, incarnation=news.incarnation + 1))
-
-    def _set_local(self, local: Member) -> None:
-        self._local = self._members[local.node_id] = local
-        self._rumours.add(local)
-
-    def _forget_the_long_gone(self, now: int) -> None:
-        forgotten = now - self._config.dead_retention_ms
-        for node_id in [node_id for node_id, since in self._gone_since.items() if since < forgotten]:
-            del self._gone_since[node_id]
-            del self._members[node_id]
-
-    def _others(self) -> list[Member]:
-        return [member for member in self.members if member.node_id != self._local.node_id]
-
-    def _reachable(self) -> list[Member]:
-        return [member for member in self._others() if member.is_in_ring]
-
-    def _sample(self, candidates: list[T], count: int) -> list[T]:
-        return self._rng.sample(candidates, min(count, len(candidates)))
-
-    def _suspicion_ms(self) -> int:
-        scale = max(1.0, log10(len(self._reachable()) + 1))
-        return int(self._config.suspicion_multiplier * scale * self._config.probe_interval_ms)
-
-    def _send(self, to: Member, body: Body) -> None:
-        self._send_to(to.address, to.node_id, body)
-
-    def _send_to(self, address: str, node_id: str, body: Body) -> None:
-        transmissions = self._config.retransmit_multiplier * ceil(log10(len(self._members) + 1))
-        rumours = self._rumours.take(self._config.max_rumours, transmissions)
-        self._out.append(Send(address, node_id, Message(body, rumours)))

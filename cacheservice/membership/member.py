@@ -7,16 +7,22 @@ from enum import IntEnum
 
 
 class State(IntEnum):
-    """What is believed of a member; the numbers are those of the wire."""
+    """What others believe of a member, the less final before the more final."""
 
     ALIVE = 1
     SUSPECT = 2
-    LEAVING = 3
+    DEAD = 3
     LEFT = 4
-    DEAD = 5
 
 
-_RANK = {State.ALIVE: 0, State.LEAVING: 1, State.SUSPECT: 2, State.DEAD: 3, State.LEFT: 4}
+class Phase(IntEnum):
+    """What a member says of itself."""
+
+    JOINING = 1
+    """Takes part in gossip, and holds no keys yet."""
+    SERVING = 2
+    LEAVING = 3
+    """Is about to stop, and still answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,7 @@ class Member:
     node_id: str
     address: str
     state: State = State.ALIVE
+    phase: Phase = Phase.SERVING
     zone: str = ""
     weight: int = 1
     version: str = ""
@@ -37,8 +44,20 @@ class Member:
     incarnation: int = 0
 
     @property
+    def is_reachable(self) -> bool:
+        """Whether it is worth talking to: it is not known to be gone."""
+        return self.state <= State.SUSPECT
+
+    @property
     def is_in_ring(self) -> bool:
-        return self.state in (State.ALIVE, State.SUSPECT, State.LEAVING)
+        return self.state <= State.SUSPECT and self.phase is not Phase.JOINING
+
+    @property
+    def label(self) -> str:
+        """State and phase in one word: joining, alive, leaving, suspect, dead or left."""
+        if self.state is State.ALIVE and self.phase is not Phase.SERVING:
+            return self.phase.name.lower()
+        return self.state.name.lower()
 
     def supersedes(self, other: Member) -> bool:
         """Whether this is later news of the same member than `other`.
@@ -46,11 +65,14 @@ class Member:
         A total order by epoch, incarnation, then state (SWIM, section 4.2), with the remaining fields as
         the last tie-break; taking the later of two is therefore commutative, associative and idempotent.
         """
-        return self._order() > other._order()
+        if self.epoch != other.epoch:
+            return self.epoch > other.epoch
+        if self.incarnation != other.incarnation:
+            return self.incarnation > other.incarnation
+        return self is not other and self._rest() > other._rest()
 
-    def _order(self) -> tuple[int, int, int, str, str, int, str]:
-        rank = _RANK[self.state]
-        return (self.epoch, self.incarnation, rank, self.address, self.zone, self.weight, self.version)
+    def _rest(self) -> tuple[int, int, str, str, int, str]:
+        return (self.state, self.phase, self.address, self.zone, self.weight, self.version)
 
     def with_state(self, state: State) -> Member:
         return replace(self, state=state)

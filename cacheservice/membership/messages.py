@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cacheservice.membership.member import Member, State
+from cacheservice.membership.member import Member
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +14,13 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nack:
+    """The answer to a PingRequest whose member has not answered in time: the asked one is there, though."""
+
     sequence: int
 
 
@@ -34,15 +41,24 @@ class Sync:
     reply_wanted: bool
 
 
-Body = Ping | Ack | PingRequest | Sync | None
+Body = Ping | Ack | Nack | PingRequest | Sync | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rumour:
+    """News of a member and, when it is suspect, who got no answer from it."""
+
+    member: Member
+    accusers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A body, or none, with rumours on its back."""
+    """A body, or none, with rumours on its back, and the digest of the sender's view."""
 
     body: Body = None
-    rumours: tuple[Member, ...] = ()
+    rumours: tuple[Rumour, ...] = ()
+    digest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +69,13 @@ class Received:
     sender: Member
     to_node: str
     message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class SendFailed:
+    """Event: a message could not be delivered: nobody is at the address, or somebody else."""
+
+    to_node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +98,25 @@ class PeerFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerDiffers:
+    """Event: a data request showed that the member has another ring."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Event: this node is ready to hold keys."""
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """Event: this node is about to stop; `final` once it no longer serves its keys."""
 
     final: bool
 
 
-Event = Received | Timer | SeedsResolved | PeerFailed | Leave
+Event = Received | SendFailed | Timer | SeedsResolved | PeerFailed | PeerDiffers | Serve | Leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +130,26 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """Output: `member` is now in another state than `before` (None: it is new), and why."""
+    """Output: `member` is now what it is, was `before` (None: it is new), and why."""
 
     member: Member
-    before: State | None
+    before: Member | None
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
+class Refuted:
+    """Output: `teller` took this node for suspect or dead, as `label` says, and is being told otherwise."""
+
+    label: str
+    teller: str
+
+
+@dataclass(frozen=True, slots=True)
 class NameTaken:
-    """Output: another process, at `address`, goes by this node's id. One of them must be renamed."""
+    """Output: a process that started later, at `address`, goes by this node's id, and has its place."""
 
     address: str
 
 
-Output = Send | Changed | NameTaken
+Output = Send | Changed | Refuted | NameTaken

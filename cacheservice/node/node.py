@@ -113,11 +113,10 @@ class Node:
     def answers_for(self, keys: Collection[str]) -> bool:
         """Whether this node owns all the keys, and need not ask anybody what they hold."""
         ring = self._view.ring
-        if len(ring.members) > 1:
-            alone = (self._node_id,)
-            if any(ring.owners(key, 1) != alone for key in keys):
-                return False
-        elif not ring.members or ring.members[0].node_id != self._node_id:
+        if len(ring.members) < 2:
+            return [member.node_id for member in ring.members] == [self._node_id]
+        alone = (self._node_id,)
+        if any(ring.owners(key, 1) != alone for key in keys):
             return False
         return self._clock.now_ms() >= self._settled_at or all(map(self.shard.knows, keys))
 

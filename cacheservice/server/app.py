@@ -18,7 +18,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from cacheservice.address import join_address, split_address
 from cacheservice.clock import SystemClock
 from cacheservice.config import PEER_SLACK, NamespaceSettings, Settings
-from cacheservice.membership import Member, Membership, MembershipConfig, State
+from cacheservice.errors import NodeIdTaken
+from cacheservice.membership import Member, Membership, MembershipConfig, Phase, State
 from cacheservice.node.batches import Batches
 from cacheservice.node.namespaces import NamespacePolicy, Namespaces
 from cacheservice.node.node import Node, NodeConfig
@@ -84,6 +85,8 @@ class NodeServer:
         self._streams = Streams()
         self._loops: list[asyncio.Task[None]] = []
         self.port = 0
+        self.name_taken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """The address of a process that was started later and has this node's id."""
 
     async def start(self) -> str:
         """Binds, and takes part in gossip; the address at which the others reach it.
@@ -96,6 +99,7 @@ class NodeServer:
         local = Member(
             settings.node_id,
             address,
+            phase=Phase.JOINING,
             zone=settings.zone,
             weight=settings.weight,
             version=version("cacheservice"),
@@ -114,8 +118,9 @@ class NodeServer:
             self._channels,
             clock,
             self._members_changed,
+            self.name_taken.set_result,
         )
-        self._ring = Ring([_ring_member(local)], settings.vnodes)
+        self._ring = Ring((), settings.vnodes)
         store = _store(settings, clock.now_ms())
         self._node = Node(
             _node_config(settings),
@@ -138,6 +143,7 @@ class NodeServer:
         settings = self._settings
         if settings.seeds and not await self._gossip.joined(settings.join_timeout_seconds):
             _log.warning("no seed has answered; serving alone until one does%s", self._gossip.complaints())
+        await self._gossip.serve()
         self._admission.is_open = True
         await self._set_health({READINESS: True})
 
@@ -206,10 +212,11 @@ class NodeServer:
 
     def _members_changed(self) -> None:
         """Hands the members to routing. Suspicion moves no keys; only joining, leaving and dying do."""
-        in_ring = [member for member in self._core.members if member.is_in_ring]
+        reachable = [member for member in self._core.members if member.is_reachable]
+        in_ring = [member for member in reachable if member.is_in_ring]
         addresses = {member.node_id: member.address for member in in_ring}
         self._transport.set_addresses(addresses)
-        self._channels.retain(set(addresses.values()))
+        self._channels.retain({member.address for member in reachable})
         ring_members = tuple(sorted(map(_ring_member, in_ring)))
         if ring_members != self._ring.members:
             self._ring = Ring(ring_members, self._settings.vnodes)
@@ -252,13 +259,14 @@ async def serve(settings: Settings) -> None:
     server.own_process()
     told_to_stop = asyncio.create_task(stopped.wait())
     joining = asyncio.create_task(server.join())
-    await asyncio.wait((told_to_stop, joining), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((told_to_stop, joining, server.name_taken), return_when=asyncio.FIRST_COMPLETED)
     if joining.done():
         await joining
         _log.info("ready node=%s address=%s cluster=%s", settings.node_id, address, settings.cluster_id)
     else:
         joining.cancel()
-    await told_to_stop
+    await asyncio.wait((told_to_stop, server.name_taken), return_when=asyncio.FIRST_COMPLETED)
+    told_to_stop.cancel()
     for number in (signal.SIGTERM, signal.SIGINT):
         # Who asks again, even while the process is on its way out, must not turn a clean end into a kill.
         loop.remove_signal_handler(number)
@@ -266,6 +274,11 @@ async def serve(settings: Settings) -> None:
     _log.info("stopping")
     await server.stop()
     _log.info("stopped")
+    if server.name_taken.done():
+        raise NodeIdTaken(
+            f"a process that was started later, at {server.name_taken.result()}, has the id "
+            f"{settings.node_id!r}; node ids must be distinct"
+        )
 
 
 def _enable_reflection(server: grpc.aio.Server) -> None:

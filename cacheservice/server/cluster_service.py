@@ -7,7 +7,7 @@ import asyncio
 from cacheservice.config import Settings
 from cacheservice.errors import NotReady
 from cacheservice.node.node import Node
-from cacheservice.server import peer_codec
+from cacheservice.server import gossip_codec
 from cacheservice.server.gossip import Gossip
 from cacheservice.server.guard import Admission, Context, guarded
 from cacheservice.v1 import cluster_pb2 as pb
@@ -66,5 +66,8 @@ class ClusterServicer(ClusterServiceServicer):
             node_id=self._settings.node_id,
             virtual_nodes=self._settings.vnodes,
             replication_factor=self._settings.replication_factor,
-            members=map(peer_codec.member_to_proto, self._gossip.members),
+            members=[
+                gossip_codec.member_to_proto(member, self._gossip.reason(member.node_id))
+                for member in self._gossip.members
+            ],
         )

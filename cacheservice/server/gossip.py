@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import grpc
 
-from cacheservice.address import join_address, split_address
 from cacheservice.clock import Clock
-from cacheservice.errors import CacheServiceError, ClusterSettingsMismatch
+from cacheservice.errors import CacheServiceError, ClusterSettingsMismatch, DeadlineExceeded
 from cacheservice.membership import Member, Membership, State
 from cacheservice.membership.messages import (
     Changed,
@@ -20,14 +18,19 @@ from cacheservice.membership.messages import (
     Leave,
     NameTaken,
     Output,
+    PeerDiffers,
     PeerFailed,
     Received,
+    Refuted,
     SeedsResolved,
     Send,
+    SendFailed,
+    Serve,
     Timer,
 )
-from cacheservice.server import peer_codec
+from cacheservice.server import gossip_codec
 from cacheservice.server.channels import PeerChannels
+from cacheservice.server.seeds import Seeds
 from cacheservice.server.supervision import for_ever
 from cacheservice.v1 import peer_pb2
 from cacheservice.wire import from_rpc_error
@@ -37,7 +40,7 @@ _log = logging.getLogger(__name__)
 _SEND_TIMEOUT_SECONDS = 1.0
 _MAX_SENDS = 256
 _MAX_COMPLAINTS = 100
-_RESOLVE_SECONDS = 5.0
+_ANNOUNCEMENT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,9 @@ class RingSettings:
 class Gossip:
     """Drives the core: one task for its timer, one for the seeds' names, one for each message on its way.
 
-    `on_change` is called after every change of the members. More than _MAX_SENDS messages on their way
-    at a time are dropped, as a network would.
+    `on_change` is called after every change of the members, `on_name_taken` with the address of a process
+    that was started later and has this node's id: this one has to stop. More than _MAX_SENDS messages on
+    their way at a time are dropped, as a network would.
     """
 
     def __init__(
@@ -67,31 +71,40 @@ class Gossip:
         channels: PeerChannels,
         clock: Clock,
         on_change: Callable[[], None],
+        on_name_taken: Callable[[str], None],
     ) -> None:
         self._core = core
         self._cluster_id = cluster_id
         self._ring_settings = ring_settings
-        self._seeds = seeds
+        self._seeds = Seeds(seeds, lambda addresses: self._handle(SeedsResolved(addresses)))
         self._channels = channels
         self._clock = clock
         self._on_change = on_change
+        self._on_name_taken = on_name_taken
+        self._reasons: dict[str, str] = {}
         self._complaints: dict[str, str] = {}
         self._sends: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
         self._joined = asyncio.Event()
+        self._acknowledged = asyncio.Event()
 
     @property
     def members(self) -> tuple[Member, ...]:
         return self._core.members
 
     def start(self) -> None:
-        loops = {"gossip": self._run_timer, "seeds": self._resolve_seeds}
+        loops = {"gossip": self._run_timer, "seeds": self._seeds.watch}
         self._loops = [asyncio.create_task(for_ever(name, work)) for name, work in loops.items()]
 
     def complaints(self) -> str:
         """What kept the seeds from answering, for the log."""
-        return "".join(f"; {address}: {why}" for address, why in sorted(self._complaints.items()))
+        problems = {**self._seeds.problems, **self._complaints}
+        return "".join(f"; {address}: {why}" for address, why in sorted(problems.items()))
+
+    def reason(self, node_id: str) -> str:
+        """Why the member is believed to be in its state."""
+        return self._reasons.get(node_id, "")
 
     async def joined(self, timeout: float) -> bool:
         """Waits until another member is known, for at most `timeout` seconds."""
@@ -105,7 +118,7 @@ class Gossip:
     def receive(self, request: peer_pb2.GossipRequest) -> peer_pb2.GossipResponse:
         """Takes in a peer's messages; what is to be said to it at once is in the response."""
         self._check_ring_settings(request)
-        sender = peer_codec.member_from_proto(request.sender)
+        sender = gossip_codec.member_from_proto(request.sender)
         outputs = self._handle_messages(request.cluster_id, sender, request.to_node, request.messages)
         replies: list[Send] = []
         others: list[Output] = []
@@ -117,18 +130,28 @@ class Gossip:
         self._perform(others)
         return peer_pb2.GossipResponse(
             cluster_id=self._cluster_id,
-            sender=peer_codec.member_to_proto(self._core.local),
-            messages=[peer_codec.message_to_proto(reply.message) for reply in replies],
+            sender=gossip_codec.member_to_proto(self._core.local),
+            messages=[gossip_codec.message_to_proto(reply.message) for reply in replies],
         )
 
     def peer_failed(self, node_id: str) -> None:
         """Tells the core that a data request to the node got no answer."""
         self._handle(PeerFailed(node_id))
 
+    def peer_differs(self, node_id: str) -> None:
+        """Tells the core that the node has another ring."""
+        self._handle(PeerDiffers(node_id))
+
+    async def serve(self) -> None:
+        """Tells the others that this node is ready to hold keys, as `leave` tells them that it is not."""
+        await self._announce(Serve())
+
     async def leave(self, *, final: bool) -> None:
-        """Tells the others that this node is about to stop or, `final`, has stopped serving its keys."""
-        self._handle(Leave(final))
-        await asyncio.gather(*self._sends, return_exceptions=True)
+        """Tells the others that this node is about to stop or, `final`, has stopped serving its keys.
+
+        Returns when some of them have confirmed it, or after a bounded time in vain.
+        """
+        await self._announce(Leave(final))
 
     async def stop(self) -> None:
         tasks = [*self._loops, *self._sends]
@@ -150,34 +173,21 @@ class Gossip:
                     continue
             self._handle(Timer())
 
-    async def _resolve_seeds(self) -> None:
-        resolved: tuple[str, ...] = ()
-        while True:
-            found = await asyncio.gather(*map(self._resolve, self._seeds))
-            addresses = tuple(sorted({address for some in found for address in some}))
-            # Names that cannot be resolved for a while do not make the addresses of before wrong.
-            if addresses and addresses != resolved:
-                resolved = addresses
-                self._handle(SeedsResolved(addresses))
-            await asyncio.sleep(_RESOLVE_SECONDS)
-
     def _check_ring_settings(self, request: peer_pb2.GossipRequest) -> None:
         ours = self._ring_settings
         theirs = RingSettings(request.virtual_nodes, request.replication_factor)
         if request.cluster_id == self._cluster_id and theirs != ours:
             raise ClusterSettingsMismatch(f"this cluster has {ours}, not {theirs}")
 
-    async def _resolve(self, seed: str) -> list[str]:
-        """The addresses that the name of a seed has now; none when it cannot be resolved."""
-        host, port = split_address(seed)
+    async def _announce(self, event: Serve | Leave) -> None:
+        self._handle(event)
         try:
-            loop = asyncio.get_running_loop()
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            self._complaints[seed] = str(error)
-            return []
-        self._complaints.pop(seed, None)
-        return [join_address(str(to[0]), port) for *_, to in found]
+            async with asyncio.timeout(_ANNOUNCEMENT_SECONDS):
+                while not self._core.is_heard:
+                    self._acknowledged.clear()
+                    await self._acknowledged.wait()
+        except TimeoutError:
+            _log.warning("nobody has confirmed that this node is %s", self._core.local.label)
 
     def _handle(self, event: Event) -> None:
         self._perform(self._core.handle(event, self._clock.now_ms()))
@@ -190,7 +200,7 @@ class Gossip:
         messages: Iterable[peer_pb2.GossipMessage],
     ) -> list[Output]:
         now = self._clock.now_ms()
-        parsed = [peer_codec.message_from_proto(message) for message in messages]
+        parsed = [gossip_codec.message_from_proto(message) for message in messages]
         return [
             output
             for message in parsed
@@ -205,14 +215,25 @@ class Gossip:
                     self._start_send(output)
                 case Changed(member, before, reason):
                     changed = True
+                    self._reasons[member.node_id] = reason
                     _log_change(member, before, reason)
+                case Refuted(label, teller):
+                    _log.warning("%s took this node for %s, and is told otherwise", teller, label)
                 case NameTaken(address):
-                    _log.warning("a process at %s calls itself %s too", address, self._core.local.node_id)
+                    self._on_name_taken(address)
         if changed:
+            self._forget_reasons()
             self._on_change()
             if self._core.has_joined:
                 self._joined.set()
         self._wake.set()
+        self._acknowledged.set()
+
+    def _forget_reasons(self) -> None:
+        members = self._core.members
+        if len(self._reasons) > len(members):
+            known = {member.node_id for member in members}
+            self._reasons = {name: why for name, why in self._reasons.items() if name in known}
 
     def _start_send(self, send: Send) -> None:
         if len(self._sends) >= _MAX_SENDS or send.address == self._core.local.address:
@@ -224,23 +245,29 @@ class Gossip:
     async def _send(self, send: Send) -> None:
         request = peer_pb2.GossipRequest(
             cluster_id=self._cluster_id,
-            sender=peer_codec.member_to_proto(self._core.local),
+            sender=gossip_codec.member_to_proto(self._core.local),
             to_node=send.to_node,
-            messages=[peer_codec.message_to_proto(send.message)],
+            messages=[gossip_codec.message_to_proto(send.message)],
             virtual_nodes=self._ring_settings.virtual_nodes,
             replication_factor=self._ring_settings.replication_factor,
         )
         try:
             stub = self._channels.stub(send.address)
             response = await stub.Gossip(request, timeout=_SEND_TIMEOUT_SECONDS)
-            sender = peer_codec.member_from_proto(response.sender)
+            sender = gossip_codec.member_from_proto(response.sender)
             local = self._core.local.node_id
             self._perform(self._handle_messages(response.cluster_id, sender, local, response.messages))
         except grpc.aio.AioRpcError as error:
-            if not send.to_node:
-                self._complain(send.address, from_rpc_error(error))
+            self._not_delivered(send, from_rpc_error(error))
         except CacheServiceError as error:
+            self._not_delivered(send, error)
+
+    def _not_delivered(self, send: Send, error: CacheServiceError) -> None:
+        if not send.to_node:
             self._complain(send.address, error)
+        elif not isinstance(error, DeadlineExceeded):
+            # Nobody is there, or somebody else. A deadline says no such thing: the answer may be late.
+            self._handle(SendFailed(send.to_node))
 
     def _complain(self, address: str, error: CacheServiceError) -> None:
         """Notes why somebody at a seed's address is of no use. Bounded by the seeds' addresses."""
@@ -248,14 +275,14 @@ class Gossip:
             self._complaints[address] = error.message
 
 
-def _log_change(member: Member, before: State | None, reason: str) -> None:
+def _log_change(member: Member, before: Member | None, reason: str) -> None:
     level = logging.WARNING if member.state in (State.SUSPECT, State.DEAD) else logging.INFO
     _log.log(
         level,
         "member %s at %s: %s -> %s (%s)",
         member.node_id,
         member.address,
-        before.name.lower() if before else "unknown",
-        member.state.name.lower(),
+        before.label if before else "unknown",
+        member.label,
         reason,
     )

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from cacheservice.errors import InvalidArgument
-from cacheservice.membership import Member, State
-from cacheservice.membership import messages as gossip
 from cacheservice.node.operations import (
     Answer,
     Change,
@@ -25,12 +20,8 @@ from cacheservice.node.operations import (
     TouchResult,
 )
 from cacheservice.store import Entry
-from cacheservice.v1 import cache_pb2, cluster_pb2, peer_pb2
+from cacheservice.v1 import cache_pb2, peer_pb2
 from cacheservice.wire import from_status
-
-_MAX_NAME = 300
-_MAX_COUNTER = 2**62
-_STATES = frozenset(state.value for state in State)
 
 
 def operation_to_proto(operation: Operation) -> peer_pb2.Operation:
@@ -124,87 +115,3 @@ def change_from_proto(replica: peer_pb2.ReplicaEntry, now: int) -> Change:
         tags=tuple(replica.tags),
     )
     return Change(replica.key, replica.version, entry)
-
-
-def member_to_proto(member: Member) -> cluster_pb2.Member:
-    return cluster_pb2.Member(
-        node_id=member.node_id,
-        address=member.address,
-        state=member.state.value,  # type: ignore[arg-type]
-        zone=member.zone,
-        weight=member.weight,
-        version=member.version,
-        epoch=member.epoch,
-        incarnation=member.incarnation,
-    )
-
-
-def member_from_proto(member: cluster_pb2.Member) -> Member:
-    """InvalidArgument when it lacks what every member has, or counts beyond what one could reach."""
-    if not _is_sound(member):
-        raise InvalidArgument.of("member", "a node id, an address, a state and counters", repr(str(member)))
-    return Member(
-        member.node_id,
-        member.address,
-        State(member.state),
-        member.zone,
-        max(1, min(member.weight, 100)),
-        member.version,
-        member.epoch,
-        member.incarnation,
-    )
-
-
-def _is_sound(member: cluster_pb2.Member) -> bool:
-    return (
-        member.state in _STATES
-        and 0 < len(member.node_id) <= _MAX_NAME
-        and 0 < len(member.address) <= _MAX_NAME
-        and len(member.zone) <= _MAX_NAME
-        and len(member.version) <= _MAX_NAME
-        and max(member.epoch, member.incarnation) <= _MAX_COUNTER
-    )
-
-
-def message_to_proto(message: gossip.Message) -> peer_pb2.GossipMessage:
-    proto = peer_pb2.GossipMessage(
-        rumours=[peer_pb2.Rumour(member=member_to_proto(member)) for member in message.rumours]
-    )
-    match message.body:
-        case gossip.Ping(sequence):
-            proto.ping.sequence = sequence
-        case gossip.Ack(sequence):
-            proto.ack.sequence = sequence
-        case gossip.PingRequest(sequence, node_id, address):
-            proto.ping_request.sequence = sequence
-            proto.ping_request.node_id = node_id
-            proto.ping_request.address = address
-        case gossip.Sync(members, reply_wanted):
-            proto.sync.members.extend(map(member_to_proto, members))
-            proto.sync.reply_wanted = reply_wanted
-        case None:
-            pass
-    return proto
-
-
-def message_from_proto(proto: peer_pb2.GossipMessage) -> gossip.Message:
-    rumours = _members(rumour.member for rumour in proto.rumours)
-    body: gossip.Body
-    match proto.WhichOneof("message"):
-        case "ping":
-            body = gossip.Ping(proto.ping.sequence)
-        case "ack":
-            body = gossip.Ack(proto.ack.sequence)
-        case "ping_request":
-            asked = proto.ping_request
-            body = gossip.PingRequest(asked.sequence, asked.node_id, asked.address)
-        case "sync":
-            body = gossip.Sync(_members(proto.sync.members), proto.sync.reply_wanted)
-        case _:
-            body = None
-    return gossip.Message(body, rumours)
-
-
-def _members(members: Iterable[cluster_pb2.Member]) -> tuple[Member, ...]:
-    """Those that this version understands: a state that a later one adds must not spoil the others."""
-    return tuple(member_from_proto(member) for member in members if _is_sound(member))

@@ -140,6 +140,8 @@ class PeerServicer(PeerServiceServicer):
             raise ClusterIdMismatch.of(self._cluster_id, header.cluster_id)
         if header.to_node != self._node_id:
             raise NodeIdMismatch.of(self._node_id, header.to_node)
+        if header.ring_epoch != self._node.ring_epoch:
+            self._gossip.peer_differs(header.from_node)
 
     def _addressed(
         self, request: peer_pb2.PeerServiceExchangeRequest, response: peer_pb2.PeerServiceExchangeResponse

@@ -28,15 +28,19 @@ class _MemberStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemberSta
     MEMBER_STATE_UNSPECIFIED: _MemberState.ValueType  # 0
     """Never sent."""
     MEMBER_STATE_ALIVE: _MemberState.ValueType  # 1
-    """Answers probes. In the ring."""
+    """Answers probes, and serves."""
     MEMBER_STATE_SUSPECT: _MemberState.ValueType  # 2
-    """Does not answer probes, and may yet refute that it is dead. In the ring, asked last."""
+    """Does not answer probes, and may yet refute that it is dead. Stays in the ring if it was there; asked
+    last.
+    """
     MEMBER_STATE_LEAVING: _MemberState.ValueType  # 3
     """Is about to stop, and still answers. In the ring until it has left."""
     MEMBER_STATE_LEFT: _MemberState.ValueType  # 4
     """Stopped on purpose. Not in the ring."""
     MEMBER_STATE_DEAD: _MemberState.ValueType  # 5
     """Did not refute in time. Not in the ring."""
+    MEMBER_STATE_JOINING: _MemberState.ValueType  # 6
+    """Has started, and does not serve yet. Not in the ring."""
 
 class MemberState(_MemberState, metaclass=_MemberStateEnumTypeWrapper):
     """What the node believes of a member."""
@@ -44,16 +48,48 @@ class MemberState(_MemberState, metaclass=_MemberStateEnumTypeWrapper):
 MEMBER_STATE_UNSPECIFIED: MemberState.ValueType  # 0
 """Never sent."""
 MEMBER_STATE_ALIVE: MemberState.ValueType  # 1
-"""Answers probes. In the ring."""
+"""Answers probes, and serves."""
 MEMBER_STATE_SUSPECT: MemberState.ValueType  # 2
-"""Does not answer probes, and may yet refute that it is dead. In the ring, asked last."""
+"""Does not answer probes, and may yet refute that it is dead. Stays in the ring if it was there; asked
+last.
+"""
 MEMBER_STATE_LEAVING: MemberState.ValueType  # 3
 """Is about to stop, and still answers. In the ring until it has left."""
 MEMBER_STATE_LEFT: MemberState.ValueType  # 4
 """Stopped on purpose. Not in the ring."""
 MEMBER_STATE_DEAD: MemberState.ValueType  # 5
 """Did not refute in time. Not in the ring."""
+MEMBER_STATE_JOINING: MemberState.ValueType  # 6
+"""Has started, and does not serve yet. Not in the ring."""
 Global___MemberState: _TypeAlias = MemberState  # noqa: Y015
+
+class _MemberPhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MemberPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemberPhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MEMBER_PHASE_UNSPECIFIED: _MemberPhase.ValueType  # 0
+    """Never sent."""
+    MEMBER_PHASE_JOINING: _MemberPhase.ValueType  # 1
+    """It takes part in gossip, and holds no keys yet."""
+    MEMBER_PHASE_SERVING: _MemberPhase.ValueType  # 2
+    """It serves."""
+    MEMBER_PHASE_LEAVING: _MemberPhase.ValueType  # 3
+    """It is about to stop, and still serves."""
+
+class MemberPhase(_MemberPhase, metaclass=_MemberPhaseEnumTypeWrapper):
+    """What a member says of itself."""
+
+MEMBER_PHASE_UNSPECIFIED: MemberPhase.ValueType  # 0
+"""Never sent."""
+MEMBER_PHASE_JOINING: MemberPhase.ValueType  # 1
+"""It takes part in gossip, and holds no keys yet."""
+MEMBER_PHASE_SERVING: MemberPhase.ValueType  # 2
+"""It serves."""
+MEMBER_PHASE_LEAVING: MemberPhase.ValueType  # 3
+"""It is about to stop, and still serves."""
+Global___MemberPhase: _TypeAlias = MemberPhase  # noqa: Y015
 
 @_typing.final
 class DescribeRequest(_message.Message):
@@ -86,6 +122,8 @@ class Member(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """Its identity on the ring, 1 to 253 bytes; stays when the address changes."""
     address: _builtins.str
@@ -102,6 +140,10 @@ class Member(_message.Message):
     """When its process started, in milliseconds of its own clock: tells a restart from a refutation."""
     incarnation: _builtins.int
     """SWIM incarnation within that process, raised by the member alone to refute suspicion."""
+    phase: Global___MemberPhase.ValueType
+    """What it last said of itself. It is in the ring unless it is joining, or its state is LEFT or DEAD."""
+    reason: _builtins.str
+    """Why the viewing node believes that, for people to read; empty between nodes."""
     def __init__(
         self,
         *,
@@ -113,10 +155,12 @@ class Member(_message.Message):
         version: _builtins.str = ...,
         epoch: _builtins.int = ...,
         incarnation: _builtins.int = ...,
+        phase: Global___MemberPhase.ValueType = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "incarnation", b"incarnation", "node_id", b"node_id", "state", b"state", "version", b"version", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "incarnation", b"incarnation", "node_id", b"node_id", "phase", b"phase", "reason", b"reason", "state", b"state", "version", b"version", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -507,18 +507,24 @@ class Rumour(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MEMBER_FIELD_NUMBER: _builtins.int
+    ACCUSERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def member(self) -> _cluster_pb2.Member:
         """The member and its believed state."""
+
+    @_builtins.property
+    def accusers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a suspect: the ids of some nodes that got no answer from it, at most 16."""
 
     def __init__(
         self,
         *,
         member: _cluster_pb2.Member | None = ...,
+        accusers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accusers", b"accusers", "member", b"member"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -534,7 +540,11 @@ class GossipMessage(_message.Message):
     ACK_FIELD_NUMBER: _builtins.int
     PING_REQUEST_FIELD_NUMBER: _builtins.int
     SYNC_FIELD_NUMBER: _builtins.int
+    NACK_FIELD_NUMBER: _builtins.int
     RUMOURS_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    digest: _builtins.int
+    """A hash of all that the sender knows of members not gone; equal for equal views."""
     @_builtins.property
     def ping(self) -> Global___Ping:
         """Are you there?"""
@@ -549,7 +559,11 @@ class GossipMessage(_message.Message):
 
     @_builtins.property
     def sync(self) -> Global___Sync:
-        """All that I know: at joining, and now and then."""
+        """All that I know: at joining, and when views differ."""
+
+    @_builtins.property
+    def nack(self) -> Global___Nack:
+        """I am here, but got no answer from whom you asked me to probe."""
 
     @_builtins.property
     def rumours(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rumour]:
@@ -562,13 +576,15 @@ class GossipMessage(_message.Message):
         ack: Global___Ack | None = ...,
         ping_request: Global___PingRequest | None = ...,
         sync: Global___Sync | None = ...,
+        nack: Global___Nack | None = ...,
         rumours: _abc.Iterable[Global___Rumour] | None = ...,
+        digest: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "message", b"message", "ping", b"ping", "ping_request", b"ping_request", "sync", b"sync"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "message", b"message", "nack", b"nack", "ping", b"ping", "ping_request", b"ping_request", "sync", b"sync"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "message", b"message", "ping", b"ping", "ping_request", b"ping_request", "rumours", b"rumours", "sync", b"sync"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "digest", b"digest", "message", b"message", "nack", b"nack", "ping", b"ping", "ping_request", b"ping_request", "rumours", b"rumours", "sync", b"sync"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["ping", "ack", "ping_request", "sync"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["ping", "ack", "ping_request", "sync", "nack"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -617,6 +633,28 @@ class Ack(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Ack: _TypeAlias = Ack  # noqa: Y015
+
+@_typing.final
+class Nack(_message.Message):
+    """The answer to a PingRequest whose member has not answered in time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Of the PingRequest."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Nack: _TypeAlias = Nack  # noqa: Y015
 
 @_typing.final
 class PingRequest(_message.Message):

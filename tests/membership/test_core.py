@@ -11,19 +11,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheservice.errors import ClusterIdMismatch, NodeIdMismatch
-from cacheservice.membership import Member, Membership, MembershipConfig, State
+from cacheservice.membership import Member, Membership, MembershipConfig, Phase, State
 from cacheservice.membership.messages import (
     Ack,
     Changed,
     Leave,
     Message,
+    Nack,
+    NameTaken,
     Output,
+    PeerDiffers,
     PeerFailed,
     Ping,
     PingRequest,
     Received,
+    Refuted,
+    Rumour,
     SeedsResolved,
     Send,
+    SendFailed,
+    Serve,
     Sync,
     Timer,
 )
@@ -36,6 +43,7 @@ MEMBERS = st.builds(
     node_id=st.just("x"),
     address=st.sampled_from(["h:1", "h:2"]),
     state=st.sampled_from(State),
+    phase=st.sampled_from(Phase),
     zone=st.sampled_from(["", "z"]),
     epoch=st.integers(0, 2),
     incarnation=st.integers(0, 2),
@@ -69,15 +77,22 @@ def test_what_outranks_what() -> None:
 class Harness:
     """A core named "me" that hears what the test tells it."""
 
-    def __init__(self, *peers: str, seed: int = 1) -> None:
+    def __init__(self, *peers: str, seed: int = 1, phase: Phase = Phase.SERVING) -> None:
         self.now = START
-        self.core = Membership(Member("me", "me:1", epoch=5), CONFIG, Random(seed), self.now)
+        self.silent: set[str] = set()
+        """Who does not answer probes."""
+        self.helps = True
+        """Whether the others answer when asked to probe somebody."""
+        self.agrees = True
+        """Whether those who are heard have the same view."""
+        self.core = Membership(Member("me", "me:1", phase=phase, epoch=5), CONFIG, Random(seed), self.now)
         for peer in peers:
             self.hear(peer)
 
     def hear(self, node_id: str, body: object = None, *rumours: Member, **sender: object) -> list[Output]:
         described = replace(Member(node_id, f"{node_id}:1", epoch=1), **sender)  # type: ignore[arg-type]
-        message = Message(body, rumours)  # type: ignore[arg-type]
+        told = tuple(map(Rumour, rumours))
+        message = Message(body, told, self.core.digest if self.agrees else 0)  # type: ignore[arg-type]
         return self.core.handle(Received("test", described, "me", message), self.now)
 
     def tick(self) -> list[Output]:
@@ -86,13 +101,26 @@ class Harness:
         return self.core.handle(Timer(), self.now)
 
     def tick_until(self, ms: int) -> list[Output]:
-        """Everything of the next `ms` milliseconds."""
+        """Everything of the next `ms` milliseconds, with all but the silent answering probes."""
         end = self.now + ms
         outputs: list[Output] = []
         while self.core.next_timer() <= end:
-            outputs += self.tick()
+            some = self.tick()
+            outputs += some
+            for output in some:
+                if isinstance(output, Send) and output.to_node not in self.silent:
+                    outputs += self._answer(output)
         self.now = end
         return outputs
+
+    def _answer(self, send: Send) -> list[Output]:
+        known = self.core.get(send.to_node)
+        match send.message.body:
+            case Ping(sequence) if known is not None:
+                return self.hear(send.to_node, Ack(sequence), incarnation=known.incarnation)
+            case PingRequest(sequence, node_id, _) if self.helps:
+                return self.hear(send.to_node, Nack(sequence) if node_id in self.silent else Ack(sequence))
+        return []
 
     def state(self, node_id: str) -> State:
         return {member.node_id: member.state for member in self.core.members}[node_id]
@@ -130,35 +158,103 @@ def test_everybody_is_probed_in_turn() -> None:
             probed.append(ping.to_node)
             assert isinstance(ping.message.body, Ping)
             harness.hear(ping.to_node, Ack(ping.message.body.sequence))
-    assert sorted(probed[:3]) == sorted(probed[3:]) == ["a", "b", "c"]
+    assert len(set(probed[::2])) == 1, "every second probe goes to the next on the circle"
+    assert sorted(probed[1::2]) == ["a", "b", "c"]
+
+
+def refutable_ms(members: int) -> int:
+    """How long a suspect has whose silence is confirmed, and the round in which that is looked at."""
+    return CONFIG.refutable_ms(members) + CONFIG.gossip_interval_ms
+
+
+def begin_probe(harness: Harness, node_id: str) -> int:
+    """Has the member probed; the sequence of the probe."""
+    [ping] = sent(harness.core.handle(PeerFailed(node_id), harness.now), Ping)
+    assert ping.to_node == node_id
+    assert isinstance(ping.message.body, Ping)
+    return ping.message.body.sequence
 
 
 def test_a_silent_member_is_probed_by_others_then_suspected_then_dead() -> None:
     harness = Harness("a", "b", "c")
-    outputs = harness.core.handle(PeerFailed("a"), harness.now)
-    assert [ping.to_node for ping in sent(outputs, Ping)] == ["a"]
+    harness.silent = {"a"}
+    sequence = begin_probe(harness, "a")
     asked = sent(harness.tick_until(CONFIG.probe_timeout_ms), PingRequest)
     assert {request.to_node for request in asked} == {"b", "c"}
-    assert all(isinstance(r.message.body, PingRequest) and r.message.body.node_id == "a" for r in asked)
-    harness.tick_until(CONFIG.probe_interval_ms - CONFIG.probe_timeout_ms)
+    assert all(request.message.body == PingRequest(sequence, "a", "a:1") for request in asked)
+    assert harness.state("a") is State.SUSPECT, "all helpers have said that they get no answer either"
+    harness.tick_until(CONFIG.refutable_ms(4) - 1)
     assert harness.state("a") is State.SUSPECT
-    suspicion_ms = CONFIG.suspicion_multiplier * CONFIG.probe_interval_ms
-    answer_for_others(harness, suspicion_ms - 1)
-    assert harness.state("a") is State.SUSPECT
-    answer_for_others(harness, 1)
+    outputs = harness.tick_until(CONFIG.gossip_interval_ms)
     assert harness.state("a") is State.DEAD
     assert harness.state("b") is harness.state("c") is State.ALIVE
+    [reason] = [output.reason for output in outputs if isinstance(output, Changed)]
+    assert reason.startswith("silent to b, c, me, and did not refute that within ")
 
 
-def answer_for_others(harness: Harness, ms: int) -> None:
-    """Lets time pass while everybody but a answers probes."""
-    end = harness.now + ms
-    while harness.core.next_timer() <= end:
-        for ping in sent(harness.tick(), Ping):
-            assert isinstance(ping.message.body, Ping)
-            if ping.to_node != "a":
-                harness.hear(ping.to_node, Ack(ping.message.body.sequence))
-    harness.now = end
+def test_without_the_word_of_a_helper_a_suspect_has_much_longer() -> None:
+    harness = Harness("a", "b", "c")
+    harness.silent = {"a"}
+    harness.helps = False
+    begin_probe(harness, "a")
+    harness.tick_until(CONFIG.probe_interval_ms)
+    assert harness.state("a") is State.SUSPECT
+    assert harness.core.health == 2, "two helpers that were alive said nothing"
+    harness.tick_until((CONFIG.doubtful_multiplier - 1) * CONFIG.refutable_ms(4))
+    assert harness.state("a") is State.SUSPECT
+
+
+def test_who_is_not_at_the_address_is_not_waited_for() -> None:
+    harness = Harness("a", "b")
+    begin_probe(harness, "a")
+    [request] = sent(harness.core.handle(SendFailed("a"), harness.now), PingRequest)
+    assert request.to_node == "b"
+
+
+def test_the_word_of_others_shortens_a_suspicion() -> None:
+    harness = Harness("a", "b", "c", "d", "e")
+    harness.silent = {"a"}
+    suspect = Member("a", "a:1", State.SUSPECT, epoch=1)
+    [change] = [out for out in hear_rumour(harness, "b", suspect, "b") if isinstance(out, Changed)]
+    assert change.reason == "silent to b"
+    hear_rumour(harness, "c", suspect, "c", "d", "e")
+    harness.tick_until(refutable_ms(6))
+    assert harness.state("a") is State.DEAD
+
+
+def test_nobody_dies_by_hearsay() -> None:
+    harness = Harness("a", "b", "c", "d", "e")
+    harness.silent = {"a"}
+    harness.hear("b", None, Member("a", "a:1", State.DEAD, epoch=1))
+    assert harness.state("a") is State.SUSPECT
+    harness.tick_until(CONFIG.refutable_ms(6) - 1)
+    assert harness.state("a") is State.SUSPECT
+    harness.tick_until(CONFIG.gossip_interval_ms)
+    assert harness.state("a") is State.DEAD
+
+
+def hear_rumour(harness: Harness, teller: str, member: Member, *accusers: str) -> list[Output]:
+    message = Message(None, (Rumour(member, frozenset(accusers)),), harness.core.digest)
+    sender = Member(teller, f"{teller}:1", epoch=1)
+    return harness.core.handle(Received("test", sender, "me", message), harness.now)
+
+
+def test_time_that_this_process_did_not_run_counts_against_nobody() -> None:
+    harness = Harness("a", "b", "c", "d")
+    harness.silent = {"a"}
+    hear_rumour(harness, "b", Member("a", "a:1", State.SUSPECT, epoch=1), "b", "c", "d")
+    sequence = begin_probe(harness, "b")
+    harness.now += 60_000
+    outputs = harness.core.handle(Timer(), harness.now)
+    assert harness.state("a") is State.SUSPECT
+    assert not any(
+        request.message.body == PingRequest(sequence, "b", "b:1")
+        for request in outputs
+        if isinstance(request, Send)
+    )
+    assert harness.core.health == 1
+    harness.tick_until(2 * refutable_ms(5))
+    assert harness.state("a") is State.DEAD
 
 
 def test_an_indirect_answer_clears_the_probe() -> None:
@@ -187,7 +283,9 @@ def test_suspicion_of_oneself_is_refuted() -> None:
     assert harness.core.local.state is State.ALIVE
     assert harness.core.local.incarnation == 1
     [ack] = sent(outputs, Ack)
-    assert harness.core.local in ack.message.rumours
+    assert Rumour(harness.core.local) in ack.message.rumours
+    assert [out for out in outputs if isinstance(out, Refuted)] == [Refuted("suspect", "a")]
+    assert harness.core.health == 1
 
 
 def test_a_suspect_that_refutes_is_alive_again() -> None:
@@ -197,20 +295,17 @@ def test_a_suspect_that_refutes_is_alive_again() -> None:
     assert harness.state("a") is State.SUSPECT
     harness.hear("b", None, replace(suspect, state=State.ALIVE, incarnation=1))
     assert harness.state("a") is State.ALIVE
-    suspicion_ms = CONFIG.suspicion_multiplier * CONFIG.probe_interval_ms
-    end = harness.now + 2 * suspicion_ms
-    while harness.now < end:
-        for ping in sent(harness.tick(), Ping):
-            assert isinstance(ping.message.body, Ping)
-            harness.hear(ping.to_node, Ack(ping.message.body.sequence), incarnation=1)
+    harness.tick_until(10 * refutable_ms(3))
     assert harness.state("a") is State.ALIVE
 
 
 def test_who_is_wrongly_dead_is_told_so() -> None:
     harness = Harness("a", "b")
+    harness.silent = {"a"}
     harness.hear("b", None, Member("a", "a:1", State.DEAD, epoch=1))
+    harness.tick_until(refutable_ms(3))
     [ack] = sent(harness.hear("a", Ping(1)), Ack)
-    assert Member("a", "a:1", State.DEAD, epoch=1) in ack.message.rumours
+    assert Rumour(Member("a", "a:1", State.DEAD, epoch=1)) in ack.message.rumours
     harness.hear("a", None, incarnation=1)
     assert harness.state("a") is State.ALIVE
 
@@ -219,7 +314,7 @@ def test_a_restart_under_the_same_name_takes_the_new_address_at_once() -> None:
     harness = Harness("a")
     outputs = harness.hear("a", None, epoch=2, address="elsewhere:1")
     [change] = [output for output in outputs if isinstance(output, Changed)]
-    assert (change.member.address, change.before) == ("elsewhere:1", State.ALIVE)
+    assert (change.member.address, change.reason) == ("elsewhere:1", "started anew")
 
 
 def test_a_restart_with_a_clock_behind_outdoes_its_former_life() -> None:
@@ -235,8 +330,13 @@ def test_leaving_is_told_to_everybody_and_is_no_death() -> None:
     outputs = harness.core.handle(Leave(final=False), harness.now)
     told = [output for output in outputs if isinstance(output, Send)]
     assert {send.to_node for send in told} == {"a", "b"}
-    assert harness.state("me") is State.LEAVING
+    assert harness.core.local.label == "leaving"
     assert harness.core.local.is_in_ring
+    assert not harness.core.is_heard
+    for send in told:
+        assert isinstance(send.message.body, Ping)
+        harness.hear(send.to_node, Ack(send.message.body.sequence))
+    assert harness.core.is_heard
     harness.core.handle(Leave(final=True), harness.now)
     assert harness.state("me") is State.LEFT
     harness.hear("a", None, harness.core.local.with_state(State.DEAD))
@@ -256,9 +356,7 @@ def test_another_cluster_is_refused_and_changes_nothing() -> None:
 def test_the_gone_are_forgotten_in_the_end_and_never_taken_in_anew() -> None:
     harness = Harness("a", "b")
     harness.hear("b", None, Member("a", "a:1", State.LEFT, epoch=1))
-    harness.now += CONFIG.dead_retention_ms + 1
-    harness.hear("b")
-    harness.tick_until(2 * CONFIG.sync_interval_ms)
+    harness.tick_until(CONFIG.left_retention_ms + 2 * CONFIG.search_interval_ms)
     assert "a" not in {member.node_id for member in harness.core.members}
     harness.hear("b", None, Member("a", "a:1", State.LEFT, epoch=1))
     assert "a" not in {member.node_id for member in harness.core.members}
@@ -275,5 +373,98 @@ def test_the_view_is_bounded() -> None:
 def test_each_rumour_is_told_a_bounded_number_of_times() -> None:
     harness = Harness("a", "b")
     outputs = harness.tick_until(60_000)
-    me = [send for send in outputs if isinstance(send, Send) and harness.core.local in send.message.rumours]
+    me = [s for s in outputs if isinstance(s, Send) and Rumour(harness.core.local) in s.message.rumours]
     assert 1 <= len(me) <= CONFIG.retransmit_multiplier
+
+
+def test_urgent_news_goes_first() -> None:
+    harness = Harness("a")
+    for number in range(2 * CONFIG.max_rumours):
+        harness.hear(f"n{number}")
+    outputs = harness.core.handle(Leave(final=True), harness.now)
+    for send in outputs:
+        if isinstance(send, Send):
+            assert send.message.rumours[0].member == harness.core.local
+
+
+def test_views_that_stay_different_are_exchanged() -> None:
+    harness = Harness("a", "b")
+    harness.tick_until(CONFIG.reconcile_interval_ms)
+    harness.agrees = False
+    [sync] = sent(harness.hear("a", Ack(99)), Sync)
+    assert sync.to_node == "a"
+    assert isinstance(sync.message.body, Sync)
+    assert sync.message.body.reply_wanted
+    assert not sent(harness.hear("b", Ack(99)), Sync), "not again at once"
+
+
+def test_news_is_given_time_to_arrive_by_itself() -> None:
+    harness = Harness("a", "b")
+    harness.tick_until(2 * CONFIG.reconcile_interval_ms)
+    harness.hear("c")
+    harness.agrees = False
+    assert not sent(harness.hear("a", Ack(99)), Sync)
+
+
+def test_a_data_request_from_a_node_with_another_ring_has_views_exchanged_at_once() -> None:
+    harness = Harness("a", "b")
+    harness.tick_until(CONFIG.reconcile_interval_ms)
+    harness.hear("c")
+    [sync] = sent(harness.core.handle(PeerDiffers("b"), harness.now), Sync)
+    assert sync.to_node == "b"
+    assert not sent(harness.core.handle(PeerDiffers("b"), harness.now), Sync)
+
+
+def test_a_member_has_no_place_in_the_ring_before_it_is_ready() -> None:
+    harness = Harness("a", phase=Phase.JOINING)
+    assert not harness.core.local.is_in_ring
+    outputs = harness.core.handle(Serve(), harness.now)
+    assert harness.core.local.is_in_ring
+    [change] = [output for output in outputs if isinstance(output, Changed)]
+    assert change.before is not None
+    assert (change.before.label, change.member.label) == ("joining", "alive")
+
+
+def test_of_two_processes_with_one_name_the_later_one_has_it() -> None:
+    harness = Harness("a")
+    other = replace(harness.core.local, epoch=9, address="other:1")
+    outputs = harness.hear("a", None, other)
+    assert NameTaken("other:1") in outputs
+    assert not harness.tick_until(60_000)
+    joining = Harness("a", phase=Phase.JOINING)
+    assert NameTaken("other:1") not in joining.hear("a", None, other)
+    assert joining.core.local.epoch == 10
+
+
+def test_the_dead_are_tried_for_ever() -> None:
+    harness = Harness("a", "b")
+    harness.silent = {"a"}
+    harness.hear("b", None, Member("a", "a:1", State.DEAD, epoch=1))
+    harness.tick_until(3 * 3_600_000)
+    outputs = harness.tick_until(3 * CONFIG.search_interval_ms)
+    assert "a:1" in {sync.address for sync in sent(outputs, Sync)}
+
+
+def test_one_that_is_leaving_and_falls_silent_has_left() -> None:
+    harness = Harness("a", "b", "c")
+    harness.silent = {"a"}
+    harness.hear("a", None, phase=Phase.LEAVING, incarnation=1)
+    begin_probe(harness, "a")
+    harness.tick_until(CONFIG.probe_timeout_ms)
+    harness.tick_until(refutable_ms(4))
+    assert harness.state("a") is State.LEFT
+
+
+@given(st.lists(MEMBERS, max_size=6), st.randoms(use_true_random=False))
+def test_news_in_any_order_leaves_the_same_latest_word(news: list[Member], random: Random) -> None:
+    """Of a member's own words (alive, or left): what others believe of it depends on when they hear it."""
+    own_words = [item for item in news if item.state in (State.ALIVE, State.LEFT)]
+    alive = Member("x", "h:1", epoch=0, incarnation=0, phase=Phase.JOINING)
+    views = set()
+    for _ in range(3):
+        random.shuffle(own_words)
+        harness = Harness("x", "b")
+        for item in [alive, *own_words, *own_words]:
+            harness.hear("b", None, item)
+        views.add(harness.core.get("x"))
+    assert len(views) == 1

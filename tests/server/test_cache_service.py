@@ -332,7 +332,12 @@ async def test_peers_that_mean_somebody_else_are_refused(channel: grpc.aio.Chann
             peer_pb2.PeerServiceExchangeRequest(fetch=peer_pb2.FetchRequest(header=header, keys=["k"])),
         ):
             assert from_status((await asked(peer, request)).error).reason == reason
-    member = cluster_pb2.Member(node_id="x", address="127.0.0.1:1", state=cluster_pb2.MEMBER_STATE_ALIVE)
+    member = cluster_pb2.Member(
+        node_id="x",
+        address="127.0.0.1:1",
+        state=cluster_pb2.MEMBER_STATE_ALIVE,
+        phase=cluster_pb2.MEMBER_PHASE_SERVING,
+    )
     message = peer_pb2.GossipMessage(ping=peer_pb2.Ping(sequence=1))
     gossip = peer_pb2.GossipRequest(cluster_id="other", sender=member, messages=[message])
     assert (await error_of(peer.Gossip(gossip))).reason == "CLUSTER_ID_MISMATCH"

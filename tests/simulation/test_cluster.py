@@ -67,7 +67,7 @@ def test_nobody_alive_is_declared_dead_with_one_percent_loss(seed: int) -> None:
     async def scenario(world: World) -> None:
         world.network.loss = 0.01
         await asyncio.sleep(300)
-        assert not any(f"-> {State.DEAD!s} " in line for line in world.trace)
+        assert not any("-> dead" in line for line in world.trace)
 
     simulate(seed, 5, scenario)
 

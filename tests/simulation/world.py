@@ -21,6 +21,8 @@ from cacheservice.membership.messages import (
     Received,
     SeedsResolved,
     Send,
+    SendFailed,
+    Serve,
     Timer,
 )
 from cacheservice.node.namespaces import Namespaces
@@ -105,6 +107,7 @@ class SimNode:
         self.tasks: set[asyncio.Task[None]] = set()
         world.network.hosts[address] = self
         self.handle(SeedsResolved(seeds))
+        self.handle(Serve())
         self._spawn(self._run_timer())
         self._spawn(self._replay_hints())
 
@@ -182,9 +185,8 @@ class SimNode:
                 case Send():
                     self._spawn(self._deliver(output))
                 case Changed(member, before, reason):
-                    self.world.note(
-                        f"{self.node_id}: {member.node_id} {before!s} -> {member.state!s} ({reason})"
-                    )
+                    was = before.label if before else "unknown"
+                    self.world.note(f"{self.node_id}: {member.node_id} {was} -> {member.label} ({reason})")
                     self._changed()
 
     def _changed(self) -> None:
@@ -199,8 +201,11 @@ class SimNode:
         try:
             host = await self.world.network.travel(self.address, send.address, 1_000)
             host.handle(Received("sim", sender, send.to_node, send.message))
-        except (PeerUnreachable, CacheServiceError):
-            return
+        except PeerUnreachable as failure:
+            if not failure.maybe_done:
+                self.handle(SendFailed(send.to_node))
+        except CacheServiceError:
+            self.handle(SendFailed(send.to_node))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -243,10 +248,7 @@ class World:
     def is_whole(self) -> bool:
         """Whether every node has all nodes, and nobody else, in its ring, and suspects none."""
         names = set(self.nodes)
-        return all(
-            node.members(State.ALIVE, State.SUSPECT, State.LEAVING) == names == node.members(State.ALIVE)
-            for node in self.nodes.values()
-        )
+        return all(set(node.addresses) == names == node.members(State.ALIVE) for node in self.nodes.values())
 
     async def until_whole(self, seconds: float) -> float:
         """Waits until the cluster is whole; for how long it took. Fails after `seconds`."""
