@@ -31,7 +31,7 @@ class MembershipConfig:
     """To how many members."""
     retransmit_multiplier: int = 4
     """Each rumour is sent this x ceil(log10(members + 1)) times."""
-    worst_health: int = 8
+    worst_health: int = 3
     """Probes of a node that thinks itself unhealthy take up to 1 + this times as long."""
     lag_ms: int = 200
     """A timer that is later than this shows that the process did not run; that time does not count."""

@@ -136,10 +136,13 @@ class Membership:
         return [*self._knowledge.take_changes(), *self._outbox.take()]
 
     def _pass_time(self, now: int) -> None:
-        """Leaves out the time during which this process stood still, or its clock jumped."""
+        """Leaves out the time during which this process stood still, or its clock jumped.
+
+        And a little more, in which it can read what came meanwhile before it judges anybody.
+        """
         late = now - self._lost_ms - self._due()
         if late > self._config.lag_ms:
-            self._lost_ms += late
+            self._lost_ms += late + self._config.probe_timeout_ms
             self._health.worse()
         self._now = max(self._now, now - self._lost_ms)
 
@@ -167,7 +170,7 @@ class Membership:
             case Ping(sequence):
                 self._outbox.send(sender, Ack(sequence))
             case Ack(sequence):
-                self._detector.acknowledged(sequence)
+                self._detector.acknowledged(sequence, self._now)
                 self._announcement.acknowledged(sequence)
             case Nack(sequence):
                 self._detector.not_acknowledged(sequence, sender.node_id, self._now)

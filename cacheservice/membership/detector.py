@@ -72,6 +72,8 @@ class Detector:
         self._round: list[str] = []
         """Whom to probe in this round, the next at the end."""
         self._successor_is_next = False
+        self._answered_at = now
+        """When anybody last answered a probe or a request to probe."""
         self._next_probe = now + rng.randrange(config.probe_interval_ms)
 
     def due(self) -> int:
@@ -116,7 +118,8 @@ class Detector:
         self._relays[sequence] = _Relay(request.node_id, sequence, origin, request.sequence, due)
         self._outbox.send_to(request.address, request.node_id, Ping(sequence))
 
-    def acknowledged(self, sequence: int) -> None:
+    def acknowledged(self, sequence: int, now: int) -> None:
+        self._answered_at = now
         relay = self._relays.pop(sequence, None)
         if relay is not None:
             self._outbox.send(relay.origin, Ack(relay.origin_sequence))
@@ -128,6 +131,7 @@ class Detector:
 
     def not_acknowledged(self, sequence: int, helper: str, now: int) -> None:
         """`helper` is there, and got no answer. When all say so there is nothing more to wait for."""
+        self._answered_at = now
         probe = self._probe_of(sequence)
         if probe is not None and probe.helpers is not None and helper in probe.helpers:
             probe.nacks.add(helper)
@@ -181,9 +185,10 @@ class Detector:
             self._outbox.send(helper, PingRequest(probe.sequence, member.node_id, member.address))
 
     def _fail(self, probe: _Probe, now: int) -> None:
-        """Suspects the member. Helpers who said nothing at all speak against this node itself."""
+        """Suspects the member. When nobody else answers either, this node itself may be at fault."""
         del self._probes[probe.node_id]
-        self._health.worse(len(probe.silent_helpers))
+        if now - self._answered_at >= self._config.probe_interval_ms:
+            self._health.worse(len(probe.silent_helpers))
         member = self._view.get(probe.node_id)
         if member is not None and member.is_reachable:
             self._knowledge.suspect(member, frozenset(probe.nacks), now)

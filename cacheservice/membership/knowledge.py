@@ -22,6 +22,8 @@ class Knowledge:
         self._config = config
         self._health = health
         self._suspicions: dict[str, Suspicion] = {}
+        self._accused_at: int | None = None
+        """When this node was last taken for anything but alive."""
         self._changes: list[Changed | Refuted | NameTaken] = []
         self.view = View(local, config.max_members, config.max_gone)
         self.rumours = RumourQueue()
@@ -140,9 +142,16 @@ class Knowledge:
         )
 
     def _end(self, suspicion: Suspicion) -> int:
-        """An unhealthy node waits longer, unless somebody else has waited in vain."""
-        timeout_ms = suspicion.timeout_ms()
-        return suspicion.since + (timeout_ms if suspicion.is_certain else self._health.scale(timeout_ms))
+        """An unhealthy node waits as long as it can, unless somebody else has waited in vain.
+
+        One that was lately accused itself does not go by its own word alone.
+        """
+        if suspicion.is_certain:
+            return suspicion.since + suspicion.min_ms
+        since = suspicion.since
+        if self._accused_at is not None and suspicion.accusers <= {self.local.node_id}:
+            since = max(since, self._accused_at)
+        return since + min(self._health.scale(suspicion.timeout_ms()), suspicion.max_ms)
 
     def _pass_on(self, member: Member) -> None:
         self.rumours.add(self.rumour_of(member), urgent=member.state is State.LEFT)
@@ -167,6 +176,7 @@ class Knowledge:
             later = replace(local, incarnation=news.incarnation + 1)
         if news.state is not State.ALIVE:
             self._health.worse()
+            self._accused_at = now
             self._changes.append(Refuted(news.label, teller))
         self._set_local(later, now)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from random import Random
 
 from xxhash import xxh3_64_intdigest
@@ -103,11 +104,13 @@ class View:
         return rng.sample(suitable, min(count, len(suitable)))
 
     def successor(self) -> Member | None:
-        """The next peer on a circle of all members, the same circle for all of them."""
-        if not self._circle:
-            return None
+        """The next peer, not suspect, on a circle of all members, the same circle for all of them."""
         place = bisect_right(self._circle, (self._place, self._local_id))
-        return self._members[self._circle[place % len(self._circle)][1]]
+        for _, node_id in chain(islice(self._circle, place, None), islice(self._circle, place)):
+            member = self._members[node_id]
+            if member.state is State.ALIVE:
+                return member
+        return None
 
     def _is_dead(self, node_id: str) -> bool:
         return self._members[node_id].state is State.DEAD

@@ -199,9 +199,30 @@ def test_without_the_word_of_a_helper_a_suspect_has_much_longer() -> None:
     begin_probe(harness, "a")
     harness.tick_until(CONFIG.probe_interval_ms)
     assert harness.state("a") is State.SUSPECT
-    assert harness.core.health == 2, "two helpers that were alive said nothing"
     harness.tick_until((CONFIG.doubtful_multiplier - 1) * CONFIG.refutable_ms(4))
     assert harness.state("a") is State.SUSPECT
+
+
+def test_a_node_that_nobody_answers_doubts_itself() -> None:
+    harness = Harness("a", "b", "c")
+    harness.silent = {"a", "b", "c"}
+    assert harness.core.health == 0
+    harness.tick_until(3 * CONFIG.probe_interval_ms)
+    assert harness.core.health > 0
+
+
+def test_one_that_was_accused_itself_does_not_condemn_on_its_own_word_alone() -> None:
+    harness = Harness("a", "b", "c")
+    harness.silent = {"a"}
+    harness.helps = False
+    longest = CONFIG.doubtful_multiplier * CONFIG.refutable_ms(4) + CONFIG.gossip_interval_ms
+    begin_probe(harness, "a")
+    harness.tick_until(longest - 1_000)
+    harness.hear("b", None, harness.core.local.with_state(State.SUSPECT))
+    harness.tick_until(2_000)
+    assert harness.state("a") is State.SUSPECT
+    harness.tick_until(longest)
+    assert harness.state("a") is State.DEAD
 
 
 def test_who_is_not_at_the_address_is_not_waited_for() -> None:
@@ -253,7 +274,7 @@ def test_time_that_this_process_did_not_run_counts_against_nobody() -> None:
         if isinstance(request, Send)
     )
     assert harness.core.health == 1
-    harness.tick_until(2 * refutable_ms(5))
+    harness.tick_until(4 * refutable_ms(5))
     assert harness.state("a") is State.DEAD
 
 

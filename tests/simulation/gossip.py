@@ -34,6 +34,8 @@ from cacheservice.membership.messages import (
 
 START_MS = 1_000_000
 WALL_MS = 1_700_000_000_000
+FORGIVEN_PAUSE_MS = 3_000
+"""Nobody is to be taken for dead who stands still for no longer."""
 
 
 @dataclass
@@ -62,13 +64,6 @@ class Network:
             copies = 2
         return [self._delay() for _ in range(copies) if not self._is_lost(source, target)]
 
-    def part(self, *groups: Iterable[str]) -> None:
-        self.sides = {address: side for side, group in enumerate(groups, 1) for address in group}
-
-    def heal(self) -> None:
-        self.sides.clear()
-        self.deaf.clear()
-
     def _is_lost(self, source: str, target: str) -> bool:
         if self.loss and self.rng.random() < self.loss:
             return True
@@ -94,7 +89,8 @@ class SimMember:
         self.is_stopped = False
         self.excused_until = 0
         """Until when it may be taken for dead: it stood still or was cut off."""
-        self.name_taken = False
+        self.seen: dict[str, tuple[int, int]] = {}
+        """By node id: the latest epoch and incarnation that it knew."""
         config = world.config_of(cluster_id)
         self.core = Membership(local, config, Random(world.rng.getrandbits(64)), self.now)
         self._timer_at = 0
@@ -177,12 +173,9 @@ class GossipWorld:
         self._addresses = 0
         self._stated: dict[tuple[str, str], tuple[int, int]] = {}
         """By cluster and node id: the latest epoch and incarnation that the member itself has used."""
-        self._left: set[tuple[str, str, int]] = set()
         self._rings: dict[tuple[str, int], frozenset[tuple[str, str]]] = {}
         self._lives: set[tuple[str, str, str]] = set()
         """Cluster, node id and address of every process that was ever started."""
-        self._seen: dict[tuple[str, str], tuple[int, int]] = {}
-        """By address and node id: the epoch and incarnation that the one there knows of the other."""
 
     def config_of(self, cluster_id: str) -> MembershipConfig:
         config = self._config
@@ -235,8 +228,13 @@ class GossipWorld:
     def crash(self, node: SimMember) -> None:
         self.note(f"{node.cluster_id}/{node.node_id} crashes")
         node.is_stopped = True
-        del self.nodes[node.cluster_id, node.node_id]
-        self.hosts.pop(node.address, None)
+        if self.nodes.get((node.cluster_id, node.node_id)) is node:
+            del self.nodes[node.cluster_id, node.node_id]
+        if self.hosts.get(node.address) is node:
+            del self.hosts[node.address]
+        for other in self.hosts.values():
+            if (other.cluster_id, other.node_id) == (node.cluster_id, node.node_id):
+                self.nodes.setdefault((node.cluster_id, node.node_id), other)
 
     def leave(self, node: SimMember) -> None:
         """Says that it leaves, that it has left, and stops when others have confirmed it, or after 2 s."""
@@ -245,19 +243,31 @@ class GossipWorld:
         asked = self.now
         while not node.core.is_heard and self.now < asked + 2_000:
             self.run(10)
-        if node.core.is_heard:
-            self._left.add((node.cluster_id, node.node_id, node.core.local.epoch))
         self.crash(node)
 
     def pause(self, node: SimMember, ms: int) -> None:
         self.note(f"{node.node_id} stands still for {ms} ms")
         node.is_paused = True
-        node.excused_until = self.now + ms + 10_000
+        if ms > FORGIVEN_PAUSE_MS:
+            node.excused_until = max(node.excused_until, self.now + ms + 10_000)
         self.at(self.now + ms, self._resume, node)
+
+    def part(self, *groups: Iterable[SimMember]) -> None:
+        """Nothing passes any longer between the groups, nor between them and the rest."""
+        self.note(f"parted: {' | '.join(','.join(node.node_id for node in group) for group in groups)}")
+        self.network.sides = {node.address: side for side, group in enumerate(groups, 1) for node in group}
+
+    def heal(self) -> None:
+        """Mends all connections. Suspicions from before may still take effect for a while."""
+        self.note("healed")
+        for node in self.nodes.values():
+            node.excused_until = max(node.excused_until, self.now + 10_000)
+        self.network.sides.clear()
+        self.network.deaf.clear()
 
     def starve(self, node: SimMember, share: float, period_ms: int, until: int) -> None:
         """From now on the node runs in bursts, for that share of the time."""
-        node.excused_until = until + 60_000
+        node.excused_until = max(node.excused_until, until + 2 * period_ms + 10_000)
 
         def burst() -> None:
             if self.now >= until or node.is_stopped:
@@ -338,7 +348,6 @@ class GossipWorld:
                 case Changed():
                     self._changed(node, output)
                 case NameTaken():
-                    node.name_taken = True
                     self.note(f"{node.node_id} gives way to {output.address}")
                     self.crash(node)
 
@@ -367,11 +376,12 @@ class GossipWorld:
         self.on_change(node, change)
         if member.state is State.DEAD:
             accused = self.nodes.get((node.cluster_id, member.node_id))
-            if accused is not None and accused.address == member.address and not self._is_excused(accused):
+            is_running = accused is not None and accused.core.local.epoch == member.epoch
+            if accused is not None and is_running and not self._is_excused(accused):
                 self.false_deaths.append(self.trace[-1])
 
     def _is_excused(self, node: SimMember) -> bool:
-        return node.is_paused or self.now < node.excused_until or bool(self.network.sides)
+        return self.now < node.excused_until or bool(self.network.sides)
 
     def _resolve(self, node: SimMember) -> None:
         if not node.is_stopped:
@@ -407,7 +417,8 @@ class GossipWorld:
         for node_id in mentioned:
             self._check_member(node, node_id)
         for change in changes:
-            self._check_change(node, change)
+            if change.member.state is State.DEAD and change.before is not None:
+                assert change.before.state is not State.LEFT, "one that left is reported as failed"
         if changes:
             key = (node.cluster_id, node.core.digest)
             ring = node.ring()
@@ -418,16 +429,10 @@ class GossipWorld:
         if member is None:
             return
         news = (member.epoch, member.incarnation)
-        known = self._seen.get((node.address, node_id), (0, 0))
+        known = node.seen.get(node_id, (0, 0))
         assert news >= known, f"{node.node_id} went back to older news of {node_id}"
-        self._seen[node.address, node_id] = news
+        node.seen[node_id] = news
         stated = self._stated.get((node.cluster_id, node_id), (0, 0))
         assert news <= stated, f"{node_id} at {node.node_id}: {news}, and itself only said {stated}"
         life = (node.cluster_id, node_id, member.address)
         assert life in self._lives, f"{node.node_id} has somebody of another cluster: {member}"
-
-    def _check_change(self, node: SimMember, change: Changed) -> None:
-        member = change.member
-        if member.state is State.DEAD:
-            left = (node.cluster_id, member.node_id, member.epoch)
-            assert left not in self._left, f"{member.node_id} left and is reported as failed"
