@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/cacheservice/v1/*.proto)
 
-.PHONY: help run test slow lint types arch unit proto bench-store bench-peers tools clean
+.PHONY: help run test slow lint types arch unit proto bench-store bench-peers bench-membership tools clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench-store: .venv/dev ## Measure the store beside its peers (an hour; needs red
 bench-peers: .venv/dev ## Measure client and nodes beside Redis and others (half an hour; needs redis-server, memcached, nutcracker)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
 	$(BIN)/python -m benchmarks.peers
+
+bench-membership: .venv/dev ## Measure membership in simulation (half an hour)
+	$(BIN)/python -m benchmarks.membership
 
 tools: .tools/done ## Install the Go tools that some tests use
 

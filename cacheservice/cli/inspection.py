@@ -1,4 +1,4 @@
-"""members, ring, stats: look at a cluster."""
+"""ring, stats: look at a cluster."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from cacheservice.cli.output import (
     split_targets,
 )
 from cacheservice.client import Client
+from cacheservice.client.topology import is_in_ring
 from cacheservice.ring import Ring, RingMember
 from cacheservice.v1 import admin_pb2
-from cacheservice.v1.cluster_pb2 import MemberState, Topology
+from cacheservice.v1.cluster_pb2 import Topology
 from cacheservice.wire import from_rpc_error
 
-_STATE_PREFIX = "MEMBER_STATE_"
-_OUTSIDE_RING = {"left", "dead"}
 _STATS_TIMEOUT_SECONDS = 2.0
 _NAMESPACES_SHOWN = 10
 _PART_COLUMNS = (
@@ -42,35 +41,6 @@ _PART_COLUMNS = (
 )
 
 
-def members(target: Target = DEFAULT_TARGET, json: Json = False) -> None:
-    """List the members of the cluster, as one node sees them."""
-    topology = run(_topology(target))
-    found = [
-        {
-            "node_id": member.node_id,
-            "address": member.address,
-            "state": _state(member.state),
-            "zone": member.zone,
-            "weight": member.weight,
-            "version": member.version,
-            "incarnation": member.incarnation,
-        }
-        for member in topology.members
-    ]
-    if json:
-        print_json(
-            {
-                "cluster_id": topology.cluster_id,
-                "ring_epoch": str(topology.ring_epoch),
-                "seen_by": topology.node_id,
-                "members": found,
-            }
-        )
-    else:
-        columns = ("node_id", "address", "state", "zone", "weight", "version")
-        print_table(columns, [[member[column] for column in columns] for member in found])
-
-
 def ring(
     key: Annotated[str | None, typer.Option("--key", help="Show which nodes hold this key.")] = None,
     target: Target = DEFAULT_TARGET,
@@ -78,7 +48,7 @@ def ring(
 ) -> None:
     """Show how much of the ring each node owns, and which nodes hold a key."""
     topology = run(_topology(target))
-    in_ring = [m for m in topology.members if _state(m.state) not in _OUTSIDE_RING]
+    in_ring = list(filter(is_in_ring, topology.members))
     whole = Ring(
         [RingMember(member.node_id, member.zone, member.weight) for member in in_ring],
         topology.virtual_nodes,
@@ -167,7 +137,7 @@ async def _stats(target: str) -> tuple[list[admin_pb2.StatsResponse], dict[str, 
     """The figures by node, and the nodes that gave none, with the reason."""
     async with Client(split_targets(target)) as client:
         topology = await client.nodes.topology()
-        asked = [member for member in topology.members if _state(member.state) not in _OUTSIDE_RING]
+        asked = list(filter(is_in_ring, topology.members))
         answers = await asyncio.gather(
             *(
                 client.nodes.at(member.address).admin.Stats(
@@ -189,10 +159,6 @@ async def _stats(target: str) -> tuple[list[admin_pb2.StatsResponse], dict[str, 
     if not found:
         fail("no member answered: " + "; ".join(silent.values()))
     return found, silent
-
-
-def _state(state: int) -> str:
-    return MemberState.Name(state).removeprefix(_STATE_PREFIX).lower()  # type: ignore[arg-type]
 
 
 def _rounded(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cacheservice.cli import cluster, entries, inspection, replay, serve, simulate
+from cacheservice.cli import cluster, entries, inspection, members, replay, serve, simulate
 
 app = typer.Typer(
     help="A self-hosted gRPC cache cluster.",
@@ -42,7 +42,7 @@ app.command("set")(entries.set_)
 app.command()(entries.delete)
 app.command()(entries.touch)
 app.command()(entries.incr)
-app.command()(inspection.members)
+app.command()(members.members)
 app.command()(inspection.ring)
 app.command()(inspection.stats)
 app.command()(simulate.simulate)

@@ -16,6 +16,7 @@ from cacheservice.v1.cluster_pb2 import (
     MEMBER_STATE_LEAVING,
     MEMBER_STATE_SUSPECT,
     DescribeRequest,
+    Member,
     Topology,
     WatchTopologyRequest,
 )
@@ -27,15 +28,15 @@ _LONGEST_PAUSE_SECONDS = 5.0
 _QUESTION_SECONDS = 1.0
 
 
+def is_in_ring(member: Member) -> bool:
+    return member.state in _IN_RING and member.phase != MEMBER_PHASE_JOINING
+
+
 class Placement:
     """Where keys are. Immutable; ValueError when this client and the node do not compute the same ring."""
 
     def __init__(self, topology: Topology) -> None:
-        members = [
-            member
-            for member in topology.members
-            if member.state in _IN_RING and member.phase != MEMBER_PHASE_JOINING
-        ]
+        members = list(filter(is_in_ring, topology.members))
         if not members:
             raise ValueError("the node knows no members, not even itself")
         self._ring = Ring(

@@ -20,7 +20,7 @@ class MembershipConfig:
     nack_timeout_ms: int = 400
     """How long they wait before they say that they got no answer either. Below probe_interval_ms less
     probe_timeout_ms, so that they are heard in time."""
-    suspicion_ms: int = 3_500
+    suspicion_ms: int = 4_000
     """How long a suspect has to refute, beyond the time that the news takes there and back. Longer than
     any pause of a process that is to be forgiven."""
     doubtful_multiplier: int = 6

@@ -13,6 +13,7 @@ from cacheservice.membership.suspicion import Suspicion
 from cacheservice.membership.view import View
 
 NOBODY: frozenset[str] = frozenset()
+OWN_ACCOUNT = "by its own account"
 
 
 class Knowledge:
@@ -93,7 +94,7 @@ class Knowledge:
             return
         after = replace(before, phase=phase, state=state, incarnation=before.incarnation + 1)
         self._set_local(after, now)
-        self._changes.append(Changed(after, before, "it says so"))
+        self._changes.append(Changed(after, before, OWN_ACCOUNT))
 
     def _confirm(self, suspect: Member, accusers: frozenset[str]) -> None:
         if self._suspicions[suspect.node_id].confirm(accusers):
@@ -201,4 +202,4 @@ def _reason(news: Member, known: Member | None, accusers: frozenset[str], teller
         return f"back{told}"
     if known is not None and known.state is State.SUSPECT:
         return f"refuted the suspicion{told}"
-    return f"says so itself{told}"
+    return f"{OWN_ACCOUNT}{told}"

@@ -15,7 +15,13 @@ from pathlib import Path
 
 import grpc
 
-from cacheservice.v1.cluster_pb2 import MEMBER_STATE_ALIVE, DescribeRequest, Topology
+from cacheservice.v1.cluster_pb2 import (
+    MEMBER_STATE_ALIVE,
+    MEMBER_STATE_LEAVING,
+    MEMBER_STATE_SUSPECT,
+    DescribeRequest,
+    Topology,
+)
 from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub
 
 DEADLINE_SECONDS = 30.0
@@ -53,16 +59,23 @@ def free_port(count: int = 1) -> int:
 class NodeProcess:
     """`cacheservice serve` in a process of its own, logging to a file."""
 
-    def __init__(self, folder: Path, node_id: str, *flags: str, listen: str = "127.0.0.1:0") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        node_id: str,
+        *flags: str,
+        listen: str = "127.0.0.1:0",
+        prefix: tuple[str, ...] = (),
+    ) -> None:
         self.node_id = node_id
         self.log = folder / f"{node_id}.log"
-        command = [sys.executable, "-m", "cacheservice", "serve", "--node-id", node_id, "--listen", listen]
+        serve = (sys.executable, "-m", "cacheservice", "serve", "--node-id", node_id, "--listen", listen)
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("CACHESERVICE_")
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                [*prefix, *serve, *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
             )
 
     @property
@@ -85,6 +98,11 @@ class NodeProcess:
     def alive(self) -> set[str]:
         """The ids of the members that this node believes to be alive."""
         return {m.node_id for m in self.topology().members if m.state == MEMBER_STATE_ALIVE}
+
+    def in_ring(self) -> set[str]:
+        """The ids of the members that this node has in its ring, suspects among them."""
+        states = (MEMBER_STATE_ALIVE, MEMBER_STATE_SUSPECT, MEMBER_STATE_LEAVING)
+        return {m.node_id for m in self.topology().members if m.state in states}
 
     def address_of(self, node_id: str) -> str:
         """Where this node believes the member to be."""

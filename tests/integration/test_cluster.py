@@ -106,6 +106,31 @@ def test_a_node_that_comes_back_elsewhere_is_taken_in(own_cluster: ClusterProces
         again.stop()
 
 
+def test_members_can_be_watched(own_cluster: ClusterProcesses) -> None:
+    first, _, victim = own_cluster.nodes
+    command = [sys.executable, "-m", "cacheservice", "members", "--watch", "--target", first.address]
+    with (
+        subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True) as as_json,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as as_text,
+    ):
+        assert as_json.stdout is not None
+        assert as_text.stdout is not None
+        shown = "".join(iter(as_json.stdout.readline, "}\n")) + "}"
+        assert {member["state"] for member in json.loads(shown)["members"]} == {"alive"}
+        assert [as_text.stdout.readline().split()[0] for _ in range(4)] == ["node_id", "n1", "n2", "n3"]
+        victim.kill()
+        changes = [json.loads(as_json.stdout.readline()) for _ in range(2)]
+        lines = [as_text.stdout.readline() for _ in range(2)]
+        as_json.send_signal(signal.SIGINT)
+        as_text.send_signal(signal.SIGINT)
+        assert (as_json.wait(10), as_text.wait(10)) == (0, 0)
+    assert [(change["before"], change["state"]) for change in changes] == [
+        ("alive", "suspect"),
+        ("suspect", "dead"),
+    ]
+    assert all("n1: n3 at" in line and "silent to n1, n2" in line for line in lines)
+
+
 def test_a_stopped_node_leaves_and_is_not_taken_for_dead(own_cluster: ClusterProcesses) -> None:
     assert own_cluster.nodes[2].stop() == 0
     first = own_cluster.nodes[0]

@@ -1,0 +1,146 @@
+"""Hosts of its own for each node: network namespaces on one switch, and packets that get lost on the way.
+
+Needs root, iproute2 and nftables. The addresses are those of the test alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.processes import NodeProcess, wait_until
+
+_NET = "10.213.77"
+_PORT = 7700
+_OBSERVER = 254
+
+
+def require_privileges() -> None:
+    """Skips the test where namespaces cannot be made, but never in CI."""
+    missing = [tool for tool in ("ip", "nft") if shutil.which(tool) is None]
+    if os.geteuid() == 0 and not missing:
+        return
+    why = f"needs root{', and ' + ' and '.join(missing) if missing else ''}"
+    if "CI" in os.environ:
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+class NetworkOfHosts:
+    """Hosts 1 to `count`, and this process, which is never cut off from any of them."""
+
+    def __init__(self, count: int) -> None:
+        self._prefix = f"cs{os.getpid()}"
+        self._switch = f"{self._prefix}-switch"
+        self._hosts = range(1, count + 1)
+        self._run("ip", "netns", "add", self._switch)
+        self._in(self._switch, "ip", "link", "add", "br0", "type", "bridge")
+        self._in(self._switch, "ip", "link", "set", "br0", "up")
+        for host in self._hosts:
+            self._run("ip", "netns", "add", self.namespace(host))
+            self._plug_in(host, self.namespace(host))
+            self._in(self.namespace(host), "nft", "add table inet faults")
+            chain = "{ type filter hook input priority 0; }"
+            self._in(self.namespace(host), "nft", f"add chain inet faults input {chain}")
+        self._plug_in(_OBSERVER, None)
+
+    def namespace(self, host: int) -> str:
+        return f"{self._prefix}-{host}"
+
+    def address(self, host: int) -> str:
+        return f"{_NET}.{host}:{_PORT}"
+
+    def part(self, *groups: Iterable[int]) -> None:
+        """Nothing passes between the groups."""
+        for group in map(set, groups):
+            for host in group:
+                for other in set(self._hosts) - group:
+                    self.deafen(host, other)
+
+    def deafen(self, host: int, other: int) -> None:
+        """The host no longer gets anything from the other one."""
+        self._in(self.namespace(host), "nft", f"add rule inet faults input ip saddr {_NET}.{other} drop")
+
+    def lose(self, percent: int) -> None:
+        """Each host loses so much of what the others send it."""
+        for host in self._hosts:
+            among = f"ip saddr {_NET}.1-{_NET}.{len(self._hosts)}"
+            rule = f"add rule inet faults input {among} numgen random mod 100 < {percent} drop"
+            self._in(self.namespace(host), "nft", rule)
+
+    def heal(self) -> None:
+        for host in self._hosts:
+            self._in(self.namespace(host), "nft", "flush chain inet faults input")
+
+    def close(self) -> None:
+        for name in (self._switch, *map(self.namespace, self._hosts)):
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+    def _plug_in(self, host: int, namespace: str | None) -> None:
+        """Connects a namespace, or this one, with the switch. The link goes with either of the two."""
+        here, there = f"{self._prefix}h{host}", f"{self._prefix}s{host}"
+        self._run("ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", self._switch)
+        self._in(self._switch, "ip", "link", "set", there, "master", "br0", "up")
+        if namespace is not None:
+            self._run("ip", "link", "set", here, "netns", namespace)
+        for command in (
+            ("ip", "address", "add", f"{_NET}.{host}/24", "dev", here),
+            ("ip", "link", "set", here, "up"),
+            ("ip", "link", "set", "lo", "up"),
+        ):
+            self._in(namespace, *command)
+
+    def _in(self, namespace: str | None, *command: str) -> None:
+        self._run(*(("ip", "netns", "exec", namespace) if namespace else ()), *command)
+
+    def _run(self, *command: str) -> None:
+        subprocess.run(command, check=True, capture_output=True, timeout=30)
+
+
+class NodesOnHosts:
+    """A node n<number> on each host, all of whom know each other."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.network = NetworkOfHosts(count)
+        self.nodes: list[NodeProcess] = []
+        try:
+            for host in range(1, count + 1):
+                self.nodes.append(self._start(folder, host))
+            self.wait_whole()
+        except BaseException:
+            self.stop()
+            raise
+
+    def views(self) -> list[set[str]]:
+        """Whom each of the nodes has in its ring."""
+        return [node.in_ring() for node in self.nodes]
+
+    def wait_whole(self, seconds: float = 30) -> None:
+        everybody = {node.node_id for node in self.nodes}
+        wait_until(lambda: all(node.alive() == everybody for node in self.nodes), "all see all", seconds)
+
+    def deaths(self) -> list[str]:
+        """What the nodes have logged about members that died."""
+        lines = (line for node in self.nodes for line in node.log.read_text().splitlines())
+        return [line for line in lines if "-> dead" in line]
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.kill()
+        self.network.close()
+
+    def _start(self, folder: Path, host: int) -> NodeProcess:
+        seeds = ",".join(map(self.network.address, (1, 2)))
+        return NodeProcess(
+            folder,
+            f"n{host}",
+            "--seeds",
+            seeds,
+            listen=self.network.address(host),
+            prefix=("ip", "netns", "exec", self.network.namespace(host)),
+        )
