@@ -15,6 +15,7 @@ from cacheservice.client.arguments import (
     checked_uint64,
     checked_value,
 )
+from cacheservice.client.batch import Times
 from cacheservice.client.channel import NodeStubs
 from cacheservice.client.exchange import Exchange
 from cacheservice.client.nodes import Nodes
@@ -25,6 +26,8 @@ from cacheservice.v1 import cache_pb2 as pb
 
 Default = TypeVar("Default")
 Response = TypeVar("Response")
+Item = TypeVar("Item")
+Part = TypeVar("Part")
 Routing = Literal["direct", "proxy"]
 
 _OUTCOMES = {
@@ -100,6 +103,21 @@ class Client:
         """The response of a call of its own, from any node."""
         self._learn()
         return await self.nodes.call(rpc, repeatable=repeatable)
+
+    async def _by_parts(
+        self, parts: Iterable[Part], work: Callable[[Part], Awaitable[None]], times: Times
+    ) -> None:
+        """Does the work part by part, while there is time; raises the first error in the end."""
+        errors: list[CacheServiceError] = []
+        for part in parts:
+            try:
+                await work(part)
+            except CacheServiceError as error:
+                errors.append(error)
+                if self._exchange.is_past(times):
+                    break
+        if errors:
+            raise errors[0]
 
     def _learn(self) -> None:
         if self._is_direct:
@@ -185,31 +203,22 @@ class Client:
 
     async def set_many(self, values: Mapping[str, bytes], ttl: float = 0) -> None:
         """Writes all the values. Raises the first failed key's error; the others are written all the same."""
-        keys = checked_keys(values)
-        contents = list(map(checked_value, values.values()))
+        entries = list(zip(checked_keys(values), map(checked_value, values.values()), strict=True))
         ttl_ms = checked_milliseconds("ttl", ttl)
-        errors: list[CacheServiceError] = []
-        times = self._exchange.times()
-        large = [row for row, content in enumerate(contents) if len(content) > _MAX_ON_STREAM]
-        if large:
-            left = [row for row, content in enumerate(contents) if len(content) <= _MAX_ON_STREAM]
-            alone = {keys[row]: contents[row] for row in large}
-            keys, contents = [keys[row] for row in left], [contents[row] for row in left]
-        for start in range(0, len(keys), _AT_A_TIME):
-            part = slice(start, start + _AT_A_TIME)
-            try:
-                await self._exchange.write_many(keys[part], contents[part], ttl_ms, times)
-            except CacheServiceError as error:
-                errors.append(error)
-                if self._exchange.is_past(times):
-                    break
-        for key in alone if large else ():
-            try:
-                await self.set(key, alone[key], ttl)
-            except CacheServiceError as error:
-                errors.append(error)
-        if errors:
-            raise errors[0]
+        exchange = self._exchange
+        times = exchange.times()
+
+        async def write(part: list[tuple[str, bytes]]) -> None:
+            if len(part[0][1]) > _MAX_ON_STREAM:
+                await self.set(*part[0], ttl)
+            else:
+                await exchange.write_many(
+                    [key for key, _ in part], [value for _, value in part], ttl_ms, times
+                )
+
+        alone = [entry for entry in entries if len(entry[1]) > _MAX_ON_STREAM]
+        together = [entry for entry in entries if len(entry[1]) <= _MAX_ON_STREAM] if alone else entries
+        await self._by_parts([*_parts(together, _AT_A_TIME), *_parts(alone, 1)], write, times)
 
     async def delete(self, key: str) -> bool:
         """Removes the entry; whether there was one."""
@@ -218,21 +227,15 @@ class Client:
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Removes the entries; how many there were. Raises the first failed key's error, after all."""
-        doomed = checked_keys(keys)
         removed = 0
-        errors: list[CacheServiceError] = []
-        times = self._exchange.times()
-        for start in range(0, len(doomed), _AT_A_TIME):
-            try:
-                found = await self._exchange.remove_many(doomed[start : start + _AT_A_TIME], times)
-            except CacheServiceError as error:
-                errors.append(error)
-                if self._exchange.is_past(times):
-                    break
-            else:
-                removed += sum(found.values())
-        if errors:
-            raise errors[0]
+        exchange = self._exchange
+        times = exchange.times()
+
+        async def remove(part: list[str]) -> None:
+            nonlocal removed
+            removed += sum((await exchange.remove_many(part, times)).values())
+
+        await self._by_parts(_parts(checked_keys(keys), _AT_A_TIME), remove, times)
         return removed
 
     async def touch(self, key: str, ttl: float) -> bool:
@@ -249,12 +252,16 @@ class Client:
             key=checked_key(key),
             delta=checked_int64("delta", delta),
             initial=checked_int64("initial", initial),
-            ttl_seconds=ttl,
+            ttl_seconds=checked_milliseconds("ttl", ttl) / 1_000,
         )
         response = await self._call(
             lambda node, timeout: node.cache.Increment(request, timeout=timeout), repeatable=False
         )
         return response.value
+
+
+def _parts(items: list[Item], size: int) -> list[list[Item]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _lookup(response: pb.GetResponse) -> Lookup:

@@ -51,10 +51,6 @@ class Nodes:
         """Of all nodes that are known."""
         return self._order
 
-    @property
-    def targets(self) -> Sequence[str]:
-        return self._targets
-
     def learn(self, members: Sequence[str]) -> None:
         """Takes over the members' addresses, and closes the channels to others.
 
@@ -88,11 +84,11 @@ class Nodes:
             address = untried.pop(0)
             left = deadline - loop.time()
             attempt = left / 2 if untried else left
-            may_send = repeatable or await self._node(address).connects(attempt)
+            may_send = repeatable or await self.at(address).connects(attempt)
             error: CacheServiceError = Unavailable(f"no connection to {address}")
             try:
                 if may_send:
-                    return await rpc(self._node(address), attempt if repeatable else deadline - loop.time())
+                    return await rpc(self.at(address), attempt if repeatable else deadline - loop.time())
             except grpc.aio.AioRpcError as failure:
                 error = from_rpc_error(failure)
             except asyncio.CancelledError:
@@ -117,7 +113,12 @@ class Nodes:
 
     def at(self, address: str) -> NodeStubs:
         """The stubs of the node at `address`."""
-        return self._node(address)
+        node = self._stubs.get(address)
+        if node is None:
+            if self._is_closed:
+                raise Unavailable("the client is closed")
+            node = self._stubs[address] = NodeStubs(address)
+        return node
 
     async def close(self) -> None:
         self._is_closed = True
@@ -129,14 +130,6 @@ class Nodes:
         self._turn = (self._turn + 1) % len(self._order)
         rotated = self._order[self._turn :] + self._order[: self._turn]
         return sorted(rotated, key=lambda address: self._aside_until.get(address, 0.0) > now)
-
-    def _node(self, address: str) -> NodeStubs:
-        node = self._stubs.get(address)
-        if node is None:
-            if self._is_closed:
-                raise Unavailable("the client is closed")
-            node = self._stubs[address] = NodeStubs(address)
-        return node
 
 
 def _checked(target: str) -> str:
