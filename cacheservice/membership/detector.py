@@ -93,6 +93,9 @@ class Detector:
         if now >= self._next_probe:
             self._next_probe = now + self._health.scale(self._config.probe_interval_ms)
             self.probe(self._next_to_probe(), now)
+            for suspect in self._knowledge.own_suspects():
+                # With the suspicion on its back, so that it can refute that at once (Lifeguard's buddies).
+                self.probe(suspect, now)
 
     def probe(self, member: Member | None, now: int) -> None:
         """Begins to probe the member, unless that is under way or out of place."""

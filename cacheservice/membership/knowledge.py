@@ -42,6 +42,11 @@ class Knowledge:
     def has_suspects(self) -> bool:
         return bool(self._suspicions)
 
+    def own_suspects(self) -> list[Member]:
+        """Whom this node itself has got no answer from."""
+        own = [node_id for node_id, some in self._suspicions.items() if self.local.node_id in some.accusers]
+        return list(filter(None, map(self.view.get, own)))
+
     def take_changes(self) -> list[Changed | Refuted | NameTaken]:
         changes, self._changes = self._changes, []
         return changes

@@ -203,6 +203,17 @@ def test_without_the_word_of_a_helper_a_suspect_has_much_longer() -> None:
     assert harness.state("a") is State.SUSPECT
 
 
+def test_a_suspect_is_probed_again_and_again_and_told_of_it() -> None:
+    harness = Harness(*"abcdefgh")
+    harness.silent = {"a"}
+    begin_probe(harness, "a")
+    harness.tick_until(CONFIG.probe_interval_ms)
+    suspect = Member("a", "a:1", State.SUSPECT, epoch=1)
+    pings = [ping for ping in sent(harness.tick_until(3_500), Ping) if ping.to_node == "a"]
+    assert len(pings) >= 2
+    assert all(ping.message.rumours[0].member == suspect for ping in pings)
+
+
 def test_a_node_that_nobody_answers_doubts_itself() -> None:
     harness = Harness("a", "b", "c")
     harness.silent = {"a", "b", "c"}

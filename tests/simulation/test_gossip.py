@@ -283,6 +283,19 @@ def test_a_short_pause_is_forgiven(ms: int) -> None:
         assert not any("-> dead" in line for line in world.trace)
 
 
+@pytest.mark.parametrize("ms", [1_000, 3_000])
+def test_so_is_a_short_cut_of_the_network(ms: int) -> None:
+    for seed in range(20):
+        world = GossipWorld(seed)
+        nodes = start_cluster(world, 3 + seed % 4)
+        world.run(world.rng.randint(0, 2_000))
+        world.part(nodes[:1], nodes[1:])
+        world.run(ms)
+        world.network.sides.clear()
+        world.run(8_000)
+        assert not any("-> dead" in line for line in world.trace)
+
+
 def test_a_long_pause_is_not_and_who_wakes_is_taken_in_at_once() -> None:
     world = GossipWorld(1)
     nodes = start_cluster(world, 5)
