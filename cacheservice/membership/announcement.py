@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from cacheservice.membership.config import MembershipConfig
+from cacheservice.membership.member import State
 from cacheservice.membership.messages import Ping
 from cacheservice.membership.outbox import Outbox
 from cacheservice.membership.view import View
@@ -36,7 +37,8 @@ class Announcement:
         """Whether there is nothing to announce, or enough others know of it."""
         if not self._is_open:
             return True
-        return len(self._confirmed) >= min(self._config.witnesses, self._view.peer_count)
+        alive = sum(peer.state is State.ALIVE for peer in self._view.peers())
+        return len(self._confirmed) >= min(self._config.witnesses, alive)
 
     def begin(self) -> None:
         self._is_open = True

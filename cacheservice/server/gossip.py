@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 _SEND_TIMEOUT_SECONDS = 1.0
 _MAX_SENDS = 256
 _MAX_COMPLAINTS = 100
-_ANNOUNCEMENT_SECONDS = 2.0
+_ANNOUNCEMENT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
