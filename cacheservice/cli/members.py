@@ -21,9 +21,8 @@ from cacheservice.cli.output import (
     split_targets,
 )
 from cacheservice.client import Client
-from cacheservice.errors import Unavailable
+from cacheservice.client.topology import is_in_ring
 from cacheservice.v1.cluster_pb2 import Member, MemberState, Topology, WatchTopologyRequest
-from cacheservice.wire import from_rpc_error
 
 _COLUMNS = ("node_id", "address", "state", "zone", "weight", "version", "reason")
 _STATE_PREFIX = "MEMBER_STATE_"
@@ -118,18 +117,18 @@ def _show_change(
 
 
 async def _topologies(targets: list[str]) -> AsyncIterator[Topology]:
-    """The view of one node after each change, then that of the next. Unavailable when none answers."""
+    """The view of one node after each change, then that of the next, for ever. Unavailable when none answers
+    at first."""
     async with Client(targets) as client:
+        topology = await client.nodes.topology()
         while True:
-            heard = False
+            client.nodes.learn([member.address for member in filter(is_in_ring, topology.members)])
             for address in list(client.nodes.addresses):
+                stream = client.nodes.at(address).cluster.WatchTopology(WatchTopologyRequest())
                 try:
-                    stream = client.nodes.at(address).cluster.WatchTopology(WatchTopologyRequest())
                     async for response in stream:
-                        heard = True
-                        yield response.topology
-                except grpc.aio.AioRpcError as error:
-                    failure = from_rpc_error(error)
-            if not heard:
-                raise Unavailable(f"no node answered: {failure.message}")
+                        topology = response.topology
+                        yield topology
+                except grpc.aio.AioRpcError:
+                    continue
             await asyncio.sleep(_RETRY_SECONDS)

@@ -11,6 +11,8 @@ from cacheservice.membership.messages import Ping
 from cacheservice.membership.outbox import Outbox
 from cacheservice.membership.view import View
 
+_MAX_TOLD = 100
+
 
 class Announcement:
     """Tells others directly, more of them each round, until enough have confirmed it."""
@@ -55,6 +57,8 @@ class Announcement:
         for member in untold or self._view.sample(self._rng, self._config.witnesses):
             sequence = self._next_sequence()
             self._told[sequence] = member.node_id
+            if len(self._told) > _MAX_TOLD:
+                del self._told[next(iter(self._told))]
             self._outbox.send(member, Ping(sequence))
 
     def acknowledged(self, sequence: int) -> None:

@@ -42,12 +42,14 @@ class MembershipConfig:
     """How often one address is tried of the members that are dead and of the seeds that are strange."""
     join_interval_ms: int = 300
     """How often seeds are tried while nobody has answered."""
-    left_retention_ms: int = 3_600_000
-    """How long members that left are remembered, so that old news does not revive them."""
+    sync_interval_ms: int = 60_000
+    """How often whole views are exchanged with one member in any case, times 1 + members / 100."""
+    recent_dead: int = 10
+    """Every second time one of the dead is tried it is one of so many who died last."""
     max_members: int = 10_000
     """Members beyond this number are not taken in."""
     max_gone: int = 1_000
-    """How many dead and left members are remembered, the latest."""
+    """How many dead and left members are remembered, so that old news does not revive them: the latest."""
     max_rumours: int = 32
     """Rumours on the back of one message."""
     max_probes: int = 32

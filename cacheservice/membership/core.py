@@ -64,9 +64,11 @@ class Membership:
         self._now = now
         self._lost_ms = 0
         """Time that passed while the process did not run."""
-        self._reconciled_at = now
+        self._was_late = False
+        self._agreed_at = self._reconciled_at = self._asked_at = now
         self._reconcile_pause = config.reconcile_interval_ms
         self._next_round = now
+        self._next_sync = now + self._sync_interval()
         self._next_search = now + config.join_interval_ms
 
     @property
@@ -126,11 +128,12 @@ class Membership:
             case PeerFailed(node_id):
                 self._detector.probe(self._view.get(node_id), self._now)
             case PeerDiffers(node_id):
-                self._reconcile(self._view.get(node_id))
+                self._peer_differs(node_id)
             case Serve():
                 self._announce(Phase.SERVING)
             case Leave(final):
-                self._announce(Phase.LEAVING, State.LEFT if final else State.ALIVE)
+                has_nothing = self.local.phase is Phase.JOINING
+                self._announce(Phase.LEAVING, State.LEFT if final or has_nothing else State.ALIVE)
         if self._has_round():
             self._next_round = max(self._next_round, self._now)
         return [*self._knowledge.take_changes(), *self._outbox.take()]
@@ -138,18 +141,21 @@ class Membership:
     def _pass_time(self, now: int) -> None:
         """Leaves out the time during which this process stood still, or its clock jumped.
 
-        And a little more, in which it can read what came meanwhile before it judges anybody.
+        And, the first time, a little more, in which it can read what came meanwhile before it judges
+        anybody. For one that is always late time goes slowly, but it goes.
         """
         late = now - self._lost_ms - self._due()
-        if late > self._config.lag_ms:
-            self._lost_ms += late + self._config.probe_timeout_ms
+        is_late = late > self._config.lag_ms
+        if is_late:
+            self._lost_ms += late + (0 if self._was_late else self._config.probe_timeout_ms)
             self._health.worse()
+        self._was_late = is_late or (self._was_late and late < 0)
         self._now = max(self._now, now - self._lost_ms)
 
     def _due(self) -> int:
         if self._knowledge.is_superseded:
             return self._now + self._config.search_interval_ms
-        due = min(self._detector.due(), self._next_search)
+        due = min(self._detector.due(), self._next_search, self._next_sync)
         return min(due, self._next_round) if self._has_round() else due
 
     def _has_round(self) -> bool:
@@ -197,6 +203,10 @@ class Membership:
             self._gossip()
         if self._now >= self._next_search:
             self._search()
+        if self._now >= self._next_sync:
+            self._next_sync = self._now + self._sync_interval()
+            for member in self._view.sample(self._rng, 1):
+                self._outbox.send(member, Sync(self.members, reply_wanted=True))
 
     def _gossip(self) -> None:
         for member in self._view.sample(self._rng, self._config.gossip_fanout):
@@ -210,31 +220,46 @@ class Membership:
             self._knowledge.learn(member, sender.node_id, self._now, pass_on=not is_first)
 
     def _compare(self, sender: Member, digest: int) -> None:
-        """Exchanges views with a member whose view differs although there has been no news for a while."""
-        if digest == self._view.digest:
-            self._reconcile_pause = self._config.reconcile_interval_ms
-        elif self._now - self._knowledge.changed_at >= self._config.reconcile_interval_ms:
-            self._reconcile(sender)
+        """Exchanges views with a member whose view differs although there has been no news for a while.
 
-    def _reconcile(self, member: Member | None) -> None:
-        if member is None or self._now - self._reconciled_at < self._reconcile_pause:
+        Or although views have differed for long, when there is always news.
+        """
+        config = self._config
+        if digest == self._view.digest:
+            self._agreed_at = self._now
+            self._reconcile_pause = config.reconcile_interval_ms
             return
-        self._reconciled_at = self._now
-        self._reconcile_pause = min(2 * self._reconcile_pause, self._config.search_interval_ms)
-        self._outbox.send(member, Sync(self.members, reply_wanted=True))
+        is_quiet = self._now - self._knowledge.changed_at >= config.reconcile_interval_ms
+        is_overdue = self._now - self._agreed_at >= config.search_interval_ms
+        if (is_quiet or is_overdue) and self._now - self._reconciled_at >= self._reconcile_pause:
+            self._reconciled_at = self._now
+            self._reconcile_pause = min(2 * self._reconcile_pause, config.search_interval_ms)
+            self._outbox.send(sender, Sync(self.members, reply_wanted=True))
+
+    def _peer_differs(self, node_id: str) -> None:
+        member = self._view.get(node_id)
+        if member is not None and self._now - self._asked_at >= self._config.reconcile_interval_ms:
+            self._asked_at = self._now
+            self._outbox.send(member, Sync(self.members, reply_wanted=True))
+
+    def _sync_interval(self) -> int:
+        """The larger the cluster, the longer, so that it takes no more of the network."""
+        interval = self._config.sync_interval_ms * (1 + self._view.peer_count // 100)
+        return interval // 2 + self._rng.randrange(interval)
 
     def _search(self) -> None:
-        """Tries seeds while alone; later, now and then, one of the dead or of the strange seeds."""
-        self._view.forget_left(self._now - self._config.left_retention_ms)
+        """Tries seeds while alone; later, now and then, one of the strange seeds and one of the dead."""
         interval = self._config.search_interval_ms if self.has_joined else self._config.join_interval_ms
         self._next_search = self._now + interval // 2 + self._rng.randrange(interval)
-        addresses = [member.address for member in self._view.dead()]
-        if self.has_joined:
-            addresses += self._strange_seeds()
-        else:
+        seeds, dead = self._strange_seeds(), self._view.dead()
+        if not self.has_joined:
             self._join()
-        if addresses:
-            self._call(self._rng.choice(addresses))
+        elif seeds:
+            self._call(self._rng.choice(seeds))
+        if dead:
+            # Those who died last are the likeliest to be back.
+            recent = dead[-self._config.recent_dead :]
+            self._call(self._rng.choice(recent if self._rng.random() < 0.5 else dead).address)
 
     def _join(self) -> None:
         for address in self._strange_seeds():

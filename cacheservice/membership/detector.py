@@ -18,7 +18,7 @@ from cacheservice.membership.outbox import Outbox
 class _Probe:
     """A probe of a member: first direct, then by way of helpers, then failed."""
 
-    node_id: str
+    member: Member
     sequence: int
     indirect_at: int
     failed_at: int
@@ -93,9 +93,9 @@ class Detector:
         if now >= self._next_probe:
             self._next_probe = now + self._health.scale(self._config.probe_interval_ms)
             self.probe(self._next_to_probe(), now)
-            for suspect in self._knowledge.own_suspects():
+            for suspect in self._knowledge.own_suspects()[: self._config.max_probes]:
                 # With the suspicion on its back, so that it can refute that at once (Lifeguard's buddies).
-                self.probe(suspect, now)
+                self._outbox.send(suspect, Ping(self._next_sequence()))
 
     def probe(self, member: Member | None, now: int) -> None:
         """Begins to probe the member, unless that is under way or out of place."""
@@ -105,7 +105,7 @@ class Detector:
             return
         sequence = self._next_sequence()
         self._probes[member.node_id] = _Probe(
-            member.node_id,
+            member,
             sequence,
             now + self._health.scale(self._config.probe_timeout_ms),
             now + self._health.scale(self._config.probe_interval_ms),
@@ -129,7 +129,7 @@ class Detector:
             return
         probe = self._probe_of(sequence)
         if probe is not None:
-            del self._probes[probe.node_id]
+            del self._probes[probe.member.node_id]
             self._health.better()
 
     def not_acknowledged(self, sequence: int, helper: str, now: int) -> None:
@@ -174,14 +174,14 @@ class Detector:
             self._fail(probe, now)
 
     def _ask_helpers(self, probe: _Probe) -> None:
-        member = self._view.get(probe.node_id)
-        if member is None or not member.is_reachable:
-            del self._probes[probe.node_id]
+        member = self._still_probed(probe)
+        if member is None:
+            del self._probes[probe.member.node_id]
             return
         helpers = self._view.sample(
             self._rng,
             self._config.indirect_probes,
-            lambda helper: helper.state is State.ALIVE and helper.node_id != probe.node_id,
+            lambda helper: helper.state is State.ALIVE and helper.node_id != member.node_id,
         )
         probe.helpers = frozenset(helper.node_id for helper in helpers)
         for helper in helpers:
@@ -189,12 +189,20 @@ class Detector:
 
     def _fail(self, probe: _Probe, now: int) -> None:
         """Suspects the member. When nobody else answers either, this node itself may be at fault."""
-        del self._probes[probe.node_id]
+        del self._probes[probe.member.node_id]
         if now - self._answered_at >= self._config.probe_interval_ms:
             self._health.worse(len(probe.silent_helpers))
-        member = self._view.get(probe.node_id)
-        if member is not None and member.is_reachable:
+        member = self._still_probed(probe)
+        if member is not None:
             self._knowledge.suspect(member, frozenset(probe.nacks), now)
+
+    def _still_probed(self, probe: _Probe) -> Member | None:
+        """The member as it is known now; None when it is gone, or somebody else than was probed."""
+        member = self._view.get(probe.member.node_id)
+        if member is None or not member.is_reachable:
+            return None
+        was = probe.member
+        return member if (member.epoch, member.address) == (was.epoch, was.address) else None
 
     def _probe_of(self, sequence: int) -> _Probe | None:
         return next((probe for probe in self._probes.values() if probe.sequence == sequence), None)

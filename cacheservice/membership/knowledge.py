@@ -70,7 +70,7 @@ class Knowledge:
             return
         known = self.view.get(news.node_id)
         if known is None:
-            if news.state is not State.LEFT and self.view.can_take(news):
+            if self.view.can_take(news):
                 self._take(news, None, teller, now, accusers, pass_on=pass_on)
         elif news.supersedes(known):
             if news.state is State.DEAD and known.is_reachable:
@@ -123,12 +123,14 @@ class Knowledge:
         pass_on: bool = True,
     ) -> None:
         suspicion = self._suspicions.pop(news.node_id, None)
-        self.view.put(news, now)
+        self.view.put(news)
         self.changed_at = now
         if news.state is State.SUSPECT:
             self._suspicions[news.node_id] = self._suspicion(accusers, now)
         if pass_on:
             self._pass_on(news)
+        if known is None and not news.is_reachable:
+            return
         if known is None or replace(known, incarnation=news.incarnation) != news:
             if suspicion is not None and not news.is_reachable and teller == self.local.node_id:
                 reason = _verdict(suspicion, now)
@@ -166,14 +168,14 @@ class Knowledge:
         """Answers later news of this node, which only this node may make, with later news still.
 
         Of two processes with one name the one that started last has it: one that is just joining outdoes
-        its former life, whose clock may have been ahead; one that serves gives way.
+        its former life, whose clock may have been ahead; any other gives way to a later one, whatever
+        others believe of that.
         """
         local = self.local
         if not news.supersedes(local):
             return
         if news.epoch > local.epoch:
-            is_elsewhere = news.state is State.ALIVE and news.address != local.address
-            if is_elsewhere and local.phase is not Phase.JOINING:
+            if news.address != local.address and local.phase is not Phase.JOINING:
                 self.is_superseded = True
                 self._changes.append(NameTaken(news.address))
                 return
@@ -187,7 +189,7 @@ class Knowledge:
         self._set_local(later, now)
 
     def _set_local(self, local: Member, now: int) -> None:
-        self.view.put(local, now)
+        self.view.put(local)
         self.changed_at = now
         self.rumours.add(Rumour(local), urgent=True)
 
@@ -199,6 +201,8 @@ def _verdict(suspicion: Suspicion, now: int) -> str:
 
 def _reason(news: Member, known: Member | None, accusers: frozenset[str], teller: str) -> str:
     told = "" if teller == news.node_id or teller in accusers else f", told by {teller}"
+    if not news.is_reachable:
+        return f"{OWN_ACCOUNT if news.state is State.LEFT else 'silent to others'}{told}"
     if news.state is State.SUSPECT:
         return f"silent to {', '.join(sorted(accusers)) or teller}{told}"
     if known is not None and known.epoch != news.epoch:

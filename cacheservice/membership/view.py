@@ -28,9 +28,10 @@ class View:
         self._circle: list[tuple[int, str]] = []
         """The peers in the order of their ids' hashes."""
         self._place = _hash(local.node_id)
-        self._gone_since: dict[str, int] = {}
+        self._gone: dict[str, None] = {}
+        """Who died or left, the latest last."""
         self.digest = 0
-        self.put(local, 0)
+        self.put(local)
 
     @property
     def local(self) -> Member:
@@ -53,9 +54,9 @@ class View:
         """Whether there is room for a member not known so far."""
         if member.is_reachable:
             return len(self._peers) + 1 < self._max_members
-        return len(self._gone_since) < self._max_gone
+        return len(self._gone) < self._max_gone
 
-    def put(self, member: Member, now: int) -> None:
+    def put(self, member: Member) -> None:
         """Takes the member in, in place of what was known of it."""
         before = self._members.get(member.node_id)
         self._members[member.node_id] = member
@@ -63,7 +64,7 @@ class View:
             self.digest ^= _digest(before)
         if member.is_reachable:
             self.digest ^= _digest(member)
-            self._gone_since.pop(member.node_id, None)
+            self._gone.pop(member.node_id, None)
         if member.node_id == self._local_id:
             return
         is_peer = member.node_id in self._peer_index
@@ -72,22 +73,19 @@ class View:
         elif not member.is_reachable:
             if is_peer:
                 self._remove_peer(member.node_id)
-            self._gone_since.setdefault(member.node_id, now)
-            if len(self._gone_since) > self._max_gone:
-                self._forget(next(iter(self._gone_since)))
-
-    def forget_left(self, until: int) -> None:
-        """Forgets members that left before `until`. The dead may come back, and are kept."""
-        for node_id in [node_id for node_id, since in self._gone_since.items() if since < until]:
-            if self._members[node_id].state is State.LEFT:
-                self._forget(node_id)
+            self._gone.setdefault(member.node_id)
+            if len(self._gone) > self._max_gone:
+                oldest = next(iter(self._gone))
+                del self._gone[oldest], self._members[oldest]
 
     def peers(self) -> Iterator[Member]:
         """The others that are reachable."""
         return (self._members[node_id] for node_id in self._peers)
 
     def dead(self) -> list[Member]:
-        return [self._members[node_id] for node_id in self._gone_since if self._is_dead(node_id)]
+        """Those who died, the latest last."""
+        gone = (self._members[node_id] for node_id in self._gone)
+        return [member for member in gone if member.state is State.DEAD]
 
     def sample(
         self, rng: Random, count: int, accepts: Callable[[Member], bool] = lambda _: True
@@ -112,9 +110,6 @@ class View:
                 return member
         return None
 
-    def _is_dead(self, node_id: str) -> bool:
-        return self._members[node_id].state is State.DEAD
-
     def _add_peer(self, node_id: str) -> None:
         self._peer_index[node_id] = len(self._peers)
         self._peers.append(node_id)
@@ -127,10 +122,6 @@ class View:
             self._peers[index] = last
             self._peer_index[last] = index
         del self._circle[bisect_left(self._circle, (_hash(node_id), node_id))]
-
-    def _forget(self, node_id: str) -> None:
-        del self._gone_since[node_id]
-        del self._members[node_id]
 
 
 def _hash(node_id: str) -> int:

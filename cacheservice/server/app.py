@@ -143,8 +143,8 @@ class NodeServer:
         settings = self._settings
         if settings.seeds and not await self._gossip.joined(settings.join_timeout_seconds):
             _log.warning("no seed has answered; serving alone until one does%s", self._gossip.complaints())
-        await self._gossip.serve()
         self._admission.is_open = True
+        await self._gossip.serve()
         await self._set_health({READINESS: True})
 
     def own_process(self) -> None:
@@ -266,6 +266,7 @@ async def serve(settings: Settings) -> None:
     else:
         joining.cancel()
     await asyncio.wait((told_to_stop, server.name_taken), return_when=asyncio.FIRST_COMPLETED)
+    gives_way = server.name_taken.done() and not stopped.is_set()
     told_to_stop.cancel()
     for number in (signal.SIGTERM, signal.SIGINT):
         # Who asks again, even while the process is on its way out, must not turn a clean end into a kill.
@@ -274,7 +275,7 @@ async def serve(settings: Settings) -> None:
     _log.info("stopping")
     await server.stop()
     _log.info("stopped")
-    if server.name_taken.done():
+    if gives_way:
         raise NodeIdTaken(
             f"a process that was started later, at {server.name_taken.result()}, has the id "
             f"{settings.node_id!r}; node ids must be distinct"

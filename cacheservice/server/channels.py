@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import grpc
@@ -53,14 +54,20 @@ class PeerChannels:
         self._streams: dict[str, dict[str, PeerStream]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    def stub(self, address: str) -> PeerServiceAsyncStub:
-        return self._get(address)[1]
+    @asynccontextmanager
+    async def gossip_stub(self, address: str, *, keep: bool) -> AsyncIterator[PeerServiceAsyncStub]:
+        """For one message; unless `keep`, over a channel of its own, which does not go on connecting."""
+        if keep or address in self._open:
+            yield self._get(address)[1]
+            return
+        async with grpc.aio.insecure_channel(address, options=self._options) as channel:
+            yield PeerServiceStub(channel)
 
     def stream(self, address: str, purpose: str) -> PeerStream:
         streams = self._streams.setdefault(address, {})
         found = streams.get(purpose)
         if found is None:
-            stub = self.stub(address)
+            stub = self._get(address)[1]
             found = streams[purpose] = PeerStream(lambda: stub.Exchange())
         return found
 

@@ -252,8 +252,8 @@ class Gossip:
             replication_factor=self._ring_settings.replication_factor,
         )
         try:
-            stub = self._channels.stub(send.address)
-            response = await stub.Gossip(request, timeout=_SEND_TIMEOUT_SECONDS)
+            async with self._channels.gossip_stub(send.address, keep=self._is_at(send)) as stub:
+                response = await stub.Gossip(request, timeout=_SEND_TIMEOUT_SECONDS)
             sender = gossip_codec.member_from_proto(response.sender)
             local = self._core.local.node_id
             self._perform(self._handle_messages(response.cluster_id, sender, local, response.messages))
@@ -261,6 +261,11 @@ class Gossip:
             self._not_delivered(send, from_rpc_error(error))
         except CacheServiceError as error:
             self._not_delivered(send, error)
+
+    def _is_at(self, send: Send) -> bool:
+        """Whether the message goes to a member at its own address, not to one that is only looked for."""
+        member = self._core.get(send.to_node)
+        return member is not None and member.is_reachable and member.address == send.address
 
     def _not_delivered(self, send: Send, error: CacheServiceError) -> None:
         if not send.to_node:
@@ -270,9 +275,11 @@ class Gossip:
             self._handle(SendFailed(send.to_node))
 
     def _complain(self, address: str, error: CacheServiceError) -> None:
-        """Notes why somebody at a seed's address is of no use. Bounded by the seeds' addresses."""
-        if len(self._complaints) < _MAX_COMPLAINTS:
-            self._complaints[address] = error.message
+        """Notes why somebody at an address that was tried is of no use."""
+        self._complaints.pop(address, None)
+        self._complaints[address] = error.message
+        if len(self._complaints) > _MAX_COMPLAINTS:
+            del self._complaints[next(iter(self._complaints))]
 
 
 def _log_change(member: Member, before: Member | None, reason: str) -> None:

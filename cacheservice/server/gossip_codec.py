@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
+from cacheservice.address import split_address
 from cacheservice.errors import InvalidArgument
 from cacheservice.membership import Member, Phase, State
 from cacheservice.membership import messages as gossip
@@ -22,6 +24,7 @@ _STATES = {
     cluster_pb2.MEMBER_STATE_DEAD: State.DEAD,
 }
 _PHASES = {
+    cluster_pb2.MEMBER_PHASE_UNSPECIFIED: Phase.SERVING,
     cluster_pb2.MEMBER_PHASE_JOINING: Phase.JOINING,
     cluster_pb2.MEMBER_PHASE_SERVING: Phase.SERVING,
     cluster_pb2.MEMBER_PHASE_LEAVING: Phase.LEAVING,
@@ -95,6 +98,8 @@ def message_from_proto(proto: peer_pb2.GossipMessage) -> gossip.Message:
             body = gossip.Nack(proto.nack.sequence)
         case "ping_request":
             asked = proto.ping_request
+            if not _is_address(asked.address) or len(asked.node_id) > _MAX_NAME:
+                raise InvalidArgument.of("ping_request", "a node id and HOST:PORT", repr(str(asked)))
             body = gossip.PingRequest(asked.sequence, asked.node_id, asked.address)
         case "sync":
             members = tuple(map(member_from_proto, filter(_is_sound, proto.sync.members)))
@@ -116,12 +121,21 @@ def _rumours(rumours: Iterable[peer_pb2.Rumour]) -> Iterable[gossip.Rumour]:
             yield gossip.Rumour(member_from_proto(rumour.member), frozenset(accusers))
 
 
+@lru_cache(maxsize=10_000)
+def _is_address(address: str) -> bool:
+    try:
+        split_address(address)
+    except ValueError:
+        return False
+    return len(address) <= _MAX_NAME
+
+
 def _is_sound(member: cluster_pb2.Member) -> bool:
     return (
         member.state in _STATES
         and member.phase in _PHASES
         and 0 < len(member.node_id) <= _MAX_NAME
-        and 0 < len(member.address) <= _MAX_NAME
+        and _is_address(member.address)
         and len(member.zone) <= _MAX_NAME
         and len(member.version) <= _MAX_NAME
         and max(member.epoch, member.incarnation) <= _MAX_COUNTER

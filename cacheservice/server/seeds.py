@@ -19,22 +19,29 @@ class Seeds:
     def __init__(self, names: Sequence[str], on_change: Callable[[tuple[str, ...]], None]) -> None:
         self._names = names
         self._on_change = on_change
-        self._resolved: tuple[str, ...] = ()
+        self._found: dict[str, set[str]] = {}
+        """By name: what it was last resolved to, also when it cannot be resolved for a while."""
+        self._told: tuple[str, ...] = ()
         self.problems: dict[str, str] = {}
         """By name: why it could not be resolved when last tried."""
 
     async def watch(self) -> None:
-        """Tells of every change, for ever. Pauses are of random length, lest all nodes ask at once."""
+        """Tells of every change, for ever. A name that takes long holds up no other."""
+        async with asyncio.TaskGroup() as group:
+            for name in dict.fromkeys(self._names):
+                group.create_task(self._watch(name))
+
+    async def _watch(self, name: str) -> None:
+        """Pauses are of random length, lest all nodes ask at once."""
         while True:
-            found = await asyncio.gather(*map(self._resolve, self._names))
-            addresses = tuple(sorted({address for some in found for address in some}))
-            # Names that cannot be resolved for a while do not make the addresses of before wrong.
-            if addresses and addresses != self._resolved:
-                self._resolved = addresses
+            await self._resolve(name)
+            addresses = tuple(sorted({address for some in self._found.values() for address in some}))
+            if addresses != self._told:
+                self._told = addresses
                 self._on_change(addresses)
             await asyncio.sleep(_SECONDS * random.uniform(0.7, 1.3))
 
-    async def _resolve(self, name: str) -> list[str]:
+    async def _resolve(self, name: str) -> None:
         host, port = split_address(name)
         try:
             async with asyncio.timeout(_LOOKUP_SECONDS):
@@ -42,6 +49,6 @@ class Seeds:
                 found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             self.problems[name] = str(error) or type(error).__name__
-            return []
-        self.problems.pop(name, None)
-        return [join_address(str(to[0]), port) for *_, to in found]
+        else:
+            self.problems.pop(name, None)
+            self._found[name] = {join_address(str(to[0]), port) for *_, to in found}

@@ -109,11 +109,11 @@ class Harness:
             outputs += some
             for output in some:
                 if isinstance(output, Send) and output.to_node not in self.silent:
-                    outputs += self._answer(output)
+                    outputs += self.answer(output)
         self.now = end
         return outputs
 
-    def _answer(self, send: Send) -> list[Output]:
+    def answer(self, send: Send) -> list[Output]:
         known = self.core.get(send.to_node)
         match send.message.body:
             case Ping(sequence) if known is not None:
@@ -350,7 +350,7 @@ def test_a_restart_under_the_same_name_takes_the_new_address_at_once() -> None:
 
 
 def test_a_restart_with_a_clock_behind_outdoes_its_former_life() -> None:
-    harness = Harness("a")
+    harness = Harness("a", phase=Phase.JOINING)
     former = replace(harness.core.local, epoch=9, incarnation=4, state=State.DEAD, address="former:1")
     harness.hear("a", None, former)
     assert harness.core.local.epoch == 10
@@ -385,13 +385,73 @@ def test_another_cluster_is_refused_and_changes_nothing() -> None:
     assert [member.node_id for member in harness.core.members] == ["me"]
 
 
-def test_the_gone_are_forgotten_in_the_end_and_never_taken_in_anew() -> None:
+def test_one_that_left_is_not_revived_by_old_news_whatever_comes_first() -> None:
+    left = Member("a", "a:1", State.LEFT, epoch=1, incarnation=2)
+    old = Member("a", "a:1", epoch=1)
+    for news in ([left, old], [old, left]):
+        harness = Harness("b")
+        for item in news:
+            harness.hear("b", None, item)
+        assert harness.state("a") is State.LEFT
+
+
+def test_of_members_that_were_gone_before_one_came_there_is_nothing_to_report() -> None:
+    harness = Harness("b")
+    gone = [Member("c", "c:1", State.LEFT), Member("d", "d:1", State.DEAD)]
+    assert not any(isinstance(output, Changed) for output in harness.hear("b", None, *gone))
+    assert harness.state("d") is State.DEAD
+
+
+def test_time_goes_on_for_one_that_is_always_late() -> None:
+    harness = Harness("a", "b", "c")
+    harness.silent = {"a"}
+    end = harness.now + 120_000
+    while harness.now < end:
+        harness.now = harness.core.next_timer() + CONFIG.lag_ms + 100
+        for output in harness.core.handle(Timer(), harness.now):
+            if isinstance(output, Send) and output.to_node not in harness.silent:
+                harness.answer(output)
+    assert harness.state("a") is State.DEAD
+    assert harness.state("b") is State.ALIVE
+
+
+def test_views_are_exchanged_even_when_there_is_always_news() -> None:
     harness = Harness("a", "b")
-    harness.hear("b", None, Member("a", "a:1", State.LEFT, epoch=1))
-    harness.tick_until(CONFIG.left_retention_ms + 2 * CONFIG.search_interval_ms)
-    assert "a" not in {member.node_id for member in harness.core.members}
-    harness.hear("b", None, Member("a", "a:1", State.LEFT, epoch=1))
-    assert "a" not in {member.node_id for member in harness.core.members}
+    harness.agrees = False
+    syncs = 0
+    for incarnation in range(60):
+        outputs = harness.tick_until(900)
+        outputs += harness.hear("a", None, incarnation=incarnation)
+        syncs += len(sent(outputs, Sync))
+    assert syncs >= 4
+
+
+def test_views_are_exchanged_now_and_then_in_any_case() -> None:
+    harness = Harness("a", "b")
+    outputs = harness.tick_until(3 * CONFIG.sync_interval_ms)
+    assert len(sent(outputs, Sync)) >= 2
+
+
+def test_what_was_found_out_of_a_former_life_does_not_count_against_the_present_one() -> None:
+    harness = Harness("a", "b", "c", "d")
+    harness.silent = {"a"}
+    begin_probe(harness, "a")
+    harness.tick_until(CONFIG.probe_timeout_ms - 1)
+    harness.hear("a", None, epoch=2, address="new:1")
+    harness.tick_until(CONFIG.nack_timeout_ms)
+    assert harness.state("a") is State.ALIVE
+
+
+def test_one_that_was_only_joining_leaves_without_having_been_in_the_ring() -> None:
+    harness = Harness("a", phase=Phase.JOINING)
+    outputs = harness.core.handle(Leave(final=False), harness.now)
+    assert harness.core.local.state is State.LEFT
+    assert not any(
+        rumour.member.is_in_ring
+        for send in sent(outputs, Ping)
+        for rumour in send.message.rumours
+        if rumour.member.node_id == "me"
+    )
 
 
 def test_the_view_is_bounded() -> None:
@@ -457,11 +517,12 @@ def test_a_member_has_no_place_in_the_ring_before_it_is_ready() -> None:
     assert (change.before.label, change.member.label) == ("joining", "alive")
 
 
-def test_of_two_processes_with_one_name_the_later_one_has_it() -> None:
+@pytest.mark.parametrize("state", State)
+def test_of_two_processes_with_one_name_the_later_one_has_it(state: State) -> None:
+    """Whatever others believe of the later one."""
     harness = Harness("a")
-    other = replace(harness.core.local, epoch=9, address="other:1")
-    outputs = harness.hear("a", None, other)
-    assert NameTaken("other:1") in outputs
+    other = replace(harness.core.local, epoch=9, address="other:1", state=state)
+    assert NameTaken("other:1") in harness.hear("a", None, other)
     assert not harness.tick_until(60_000)
     joining = Harness("a", phase=Phase.JOINING)
     assert NameTaken("other:1") not in joining.hear("a", None, other)
@@ -491,12 +552,11 @@ def test_one_that_is_leaving_and_falls_silent_has_left() -> None:
 def test_news_in_any_order_leaves_the_same_latest_word(news: list[Member], random: Random) -> None:
     """Of a member's own words (alive, or left): what others believe of it depends on when they hear it."""
     own_words = [item for item in news if item.state in (State.ALIVE, State.LEFT)]
-    alive = Member("x", "h:1", epoch=0, incarnation=0, phase=Phase.JOINING)
     views = set()
     for _ in range(3):
         random.shuffle(own_words)
-        harness = Harness("x", "b")
-        for item in [alive, *own_words, *own_words]:
+        harness = Harness("b")
+        for item in [*own_words, *own_words]:
             harness.hear("b", None, item)
         views.add(harness.core.get("x"))
     assert len(views) == 1

@@ -22,8 +22,8 @@ MEMBERS = st.builds(
 
 def view_of(members: list[Member], max_gone: int = 100) -> View:
     view = View(LOCAL, 100, max_gone)
-    for now, member in enumerate(members):
-        view.put(member, now)
+    for member in members:
+        view.put(member)
     return view
 
 
@@ -65,7 +65,7 @@ def test_every_member_is_the_successor_of_exactly_one() -> None:
     for local in everybody:
         view = View(local, 100, 100)
         for member in everybody:
-            view.put(member, 0)
+            view.put(member)
         successor = view.successor()
         assert successor is not None
         assert successor != local
@@ -77,11 +77,11 @@ def test_a_suspect_is_passed_over_as_successor() -> None:
     view = view_of([Member("n1", "h:1"), Member("n2", "h:2")])
     first = view.successor()
     assert first is not None
-    view.put(first.with_state(State.SUSPECT), 1)
+    view.put(first.with_state(State.SUSPECT))
     second = view.successor()
     assert second is not None
     assert {first.node_id, second.node_id} == {"n1", "n2"}
-    view.put(second.with_state(State.DEAD), 1)
+    view.put(second.with_state(State.DEAD))
     assert view.successor() is None
 
 
@@ -90,9 +90,3 @@ def test_the_gone_are_bounded_and_the_oldest_forgotten_first() -> None:
     view = view_of(dead, max_gone=3)
     assert [member.node_id for member in view.dead()] == ["n7", "n8", "n9"]
     assert not view.can_take(dead[0])
-
-
-def test_those_who_left_are_forgotten_after_a_while_and_the_dead_are_not() -> None:
-    view = view_of([Member("n1", "h:1", State.LEFT), Member("n2", "h:2", State.DEAD)])
-    view.forget_left(1_000)
-    assert [member.node_id for member in view.members] == ["me", "n2"]

@@ -34,6 +34,8 @@ from cacheservice.membership.messages import (
 
 START_MS = 1_000_000
 WALL_MS = 1_700_000_000_000
+WINDOW_MS = 10_000
+"""Messages are counted by windows of so long."""
 FORGIVEN_PAUSE_MS = 3_000
 """Nobody is to be taken for dead who stands still for no longer."""
 
@@ -47,7 +49,9 @@ class Network:
     duplicates: float = 0.0
     delay: tuple[int, int] = (1, 5)
     stragglers: float = 0.0
-    """The part of all messages that take 20 to 400 ms, and so overtake none that come later."""
+    """The part of all messages that take 20 to 400 ms, and so are overtaken by later ones."""
+    refuses: bool = False
+    """Whether whoever sends to an address where nobody is any longer is told so."""
     sides: dict[str, int] = field(default_factory=dict)
     """By address: nothing passes between different sides. 0 where not stated."""
     deaf: set[tuple[str, str]] = field(default_factory=set)
@@ -87,6 +91,7 @@ class SimMember:
         self.inbox: list[Event] = []
         self.is_paused = False
         self.is_stopped = False
+        self.started = world.now
         self.excused_until = 0
         """Until when it may be taken for dead: it stood still or was cut off."""
         self.seen: dict[str, tuple[int, int]] = {}
@@ -159,8 +164,8 @@ class GossipWorld:
         """By cluster and node id."""
         self.hosts: dict[str, SimMember] = {}
         """By address."""
-        self.messages: Counter[str] = Counter()
-        """By sender."""
+        self.messages: Counter[tuple[str, int]] = Counter()
+        """By the sender's address and number of the window of time."""
         self.on_send: Callable[[SimMember, Send], None] = lambda _node, _send: None
         self.on_change: Callable[[SimMember, Changed], None] = lambda _node, _change: None
         self.false_deaths: list[str] = []
@@ -349,22 +354,26 @@ class GossipWorld:
                     self._changed(node, output)
                 case NameTaken():
                     self.note(f"{node.node_id} gives way to {output.address}")
+                    winner = self.hosts.get(output.address)
+                    assert winner is None or winner.started >= node.started, "the later process gives way"
                     self.crash(node)
 
     def _send(self, node: SimMember, send: Send) -> None:
-        self.messages[node.address] += 1
+        self.messages[node.address, self.now // WINDOW_MS] += 1
         self.on_send(node, send)
         received = Received(node.cluster_id, node.core.local, send.to_node, send.message)
-        self._deliver(node.address, send.address, self._arrive, send.address, received)
+        self._deliver(node.address, send.address, self._arrive, node, send.address, received)
 
     def _deliver(self, source: str, target: str, work: Callable[..., None], *arguments: object) -> None:
         for delay in self.network.delays(source, target):
             self.at(self.now + delay, work, *arguments)
 
-    def _arrive(self, address: str, received: Received) -> None:
+    def _arrive(self, sender: SimMember, address: str, received: Received) -> None:
         host = self.hosts.get(address)
         if host is not None:
             host.handle(received)
+        elif self.network.refuses:
+            self._deliver(address, sender.address, sender.handle, SendFailed(received.to_node))
 
     def _changed(self, node: SimMember, change: Changed) -> None:
         member = change.member
@@ -374,11 +383,14 @@ class GossipWorld:
             f"{before} -> {member.label} ({change.reason})"
         )
         self.on_change(node, change)
-        if member.state is State.DEAD:
+        if not member.is_reachable:
             accused = self.nodes.get((node.cluster_id, member.node_id))
-            is_running = accused is not None and accused.core.local.epoch == member.epoch
-            if accused is not None and is_running and not self._is_excused(accused):
+            if accused is not None and self._is_wronged(accused, member):
                 self.false_deaths.append(self.trace[-1])
+
+    def _is_wronged(self, accused: SimMember, verdict: Member) -> bool:
+        local = accused.core.local
+        return local.is_reachable and local.epoch == verdict.epoch and not self._is_excused(accused)
 
     def _is_excused(self, node: SimMember) -> bool:
         return self.now < node.excused_until or bool(self.network.sides)
