@@ -40,9 +40,11 @@ def test_a_parted_network_makes_two_clusters_that_become_one_again(nodes: NodesO
     nodes.wait_whole(30)
 
 
+@pytest.mark.slow
 def test_who_does_not_hear_one_other_hears_of_it_by_way_of_the_rest(nodes: NodesOnHosts) -> None:
+    """For longer than a suspicion takes that nobody confirms."""
     nodes.network.deafen(1, 2)
-    stay_whole(nodes, 12)
+    stay_whole(nodes, 35)
     nodes.network.heal()
     nodes.wait_whole(10)
 

@@ -362,6 +362,37 @@ def test_the_dead_that_are_remembered_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_a_leave_that_some_missed_is_known_to_all_in_the_end_and_to_those_who_came_later(seed: int) -> None:
+    world = GossipWorld(seed)
+    nodes = start_cluster(world, 6)
+    world.part(nodes[:4], nodes[4:])
+    world.run(1_000)
+    world.leave(nodes[0])
+    world.run(MINUTE)
+    world.start("late")
+    world.run(5_000)
+    world.heal()
+    world.until(lambda: all(node.members(State.LEFT) == {"n1"} for node in world.cluster()), 10 * MINUTE)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_process_that_wakes_after_its_pod_was_replaced_gives_way(seed: int) -> None:
+    """Even when others suspect the new one just then."""
+    world = GossipWorld(seed)
+    nodes = start_cluster(world, 5)
+    old = nodes[1]
+    world.pause(old, 30_000)
+    world.run(15_000)
+    new = world.start(old.node_id)
+    world.run(13_500)
+    world.pause(new, 3_000)
+    world.run(20_000)
+    assert old.is_stopped
+    assert not new.is_stopped
+    assert world.is_whole()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("dead", [5, 9])
 def test_even_when_most_die_at_once_the_others_find_it_out(seed: int, dead: int) -> None:
     """Slower than a single death, since it may as well be the survivors' own fault."""
@@ -370,3 +401,42 @@ def test_even_when_most_die_at_once_the_others_find_it_out(seed: int, dead: int)
     for node in nodes[10 - dead :]:
         world.crash(node)
     world.until(world.is_whole, 2 * MINUTE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("period_ms", [1_000, 5_000, 20_000])
+def test_an_hour_of_a_starved_node(period_ms: int) -> None:
+    world = GossipWorld(1)
+    nodes = start_cluster(world, 20)
+    world.starve(nodes[4], 0.1, period_ms, world.now + HOUR)
+    world.run(HOUR)
+    assert world.false_deaths == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("count", [1_000, 3_000])
+def test_news_reaches_thousands_of_nodes_in_less_than_three_seconds(count: int) -> None:
+    world = GossipWorld(1, checked=False)
+    start_cluster(world, count)
+    world.network.loss = 0.01
+    new = world.start("new", serves_after=None)
+    world.until(lambda: all(node.core.get("new") for node in world.cluster()), 3_000, 100)
+    new.handle(Serve())
+    world.until(world.is_whole, 3_000, 100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_a_hundred_nodes_find_out_about_deaths_and_invent_none(seed: int) -> None:
+    world = GossipWorld(seed, checked=False)
+    start_cluster(world, 100)
+    world.network.loss = 0.01
+    for _ in range(6):
+        victim = world.rng.choice(world.cluster()[3:])
+        world.crash(victim)
+        world.until(world.is_whole, 11_000)
+        world.start(victim.node_id)
+        world.until(world.is_whole, 2_500)
+    world.run(HOUR)
+    assert world.false_deaths == []
