@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from cacheservice.membership import MembershipConfig, State
-from cacheservice.membership.messages import Changed, SeedsResolved, Send, Serve
+from cacheservice.membership.messages import Changed, SeedsResolved, Send, Serve, Sync
 from cacheservice.server import gossip_codec
 from cacheservice.v1 import peer_pb2
 from tests.simulation.gossip import GossipWorld, SimMember
@@ -22,7 +22,7 @@ SECOND = 1_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 SAMPLED = 20
-"""One message in so many is encoded, to know its size."""
+"""One message in so many is encoded, to know its size; of whole views each."""
 
 
 def percentile(values: Sequence[float], part: float) -> float:
@@ -46,24 +46,30 @@ class Traffic:
 
     def reset(self) -> None:
         self._since = self._world.now
-        self._messages = self._sampled_bytes = 0
+        self._messages = self._bytes = 0
 
     def per_node_and_second(self) -> tuple[float, float]:
         seconds = (self._world.now - self._since) / SECOND
         node_seconds = seconds * len(self._world.nodes)
-        return self._messages / node_seconds, self._sampled_bytes * SAMPLED / node_seconds
+        return self._messages / node_seconds, self._bytes / node_seconds
 
     def _sent(self, node: SimMember, send: Send) -> None:
         self._messages += 1
-        if self._messages % SAMPLED == 0:
-            self._sampled_bytes += peer_pb2.GossipRequest(
-                cluster_id=node.cluster_id,
-                sender=gossip_codec.member_to_proto(node.core.local),
-                to_node=send.to_node,
-                messages=[gossip_codec.message_to_proto(send.message)],
-                virtual_nodes=256,
-                replication_factor=2,
-            ).ByteSize()
+        if isinstance(send.message.body, Sync):
+            self._bytes += _size(node, send)
+        elif self._messages % SAMPLED == 0:
+            self._bytes += SAMPLED * _size(node, send)
+
+
+def _size(node: SimMember, send: Send) -> int:
+    return peer_pb2.GossipRequest(
+        cluster_id=node.cluster_id,
+        sender=gossip_codec.member_to_proto(node.core.local),
+        to_node=send.to_node,
+        messages=[gossip_codec.message_to_proto(send.message)],
+        virtual_nodes=256,
+        replication_factor=2,
+    ).ByteSize()
 
 
 def settled(seed: int, count: int, loss: float = 0.01, config: MembershipConfig | None = None) -> GossipWorld:
@@ -156,6 +162,7 @@ def growth(seed: int, counts: Sequence[int] = (10, 100, 1_000)) -> None:
     print("  nodes   all know of it   all have it in the ring   per node: quiet, and 10 s with a join")
     for count in counts:
         world = settled(seed, count)
+        world.run(2 * MINUTE)
         traffic = Traffic(world)
         world.run(MINUTE)
         quiet = traffic.per_node_and_second()
