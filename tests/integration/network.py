@@ -5,6 +5,7 @@ Needs root, iproute2 and nftables. The addresses are those of the test alone.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from tests.integration.processes import NodeProcess, wait_until
 _NET = "10.213.77"
 _PORT = 7700
 _OBSERVER = 254
+_numbers = itertools.count()
 
 
 def require_privileges() -> None:
@@ -37,7 +39,7 @@ class NetworkOfHosts:
     """Hosts 1 to `count`, and this process, which is never cut off from any of them."""
 
     def __init__(self, count: int) -> None:
-        self._prefix = f"cs{os.getpid()}"
+        self._prefix = f"cs{os.getpid() % 100_000}n{next(_numbers)}"
         self._switch = f"{self._prefix}-switch"
         self._hosts = range(1, count + 1)
         try:
@@ -87,6 +89,8 @@ class NetworkOfHosts:
             self._in(self.namespace(host), "nft", "flush chain inet faults input")
 
     def close(self) -> None:
+        # First what leads here: namespaces, and the links in them, go some time after they are deleted.
+        subprocess.run(["ip", "link", "del", f"{self._prefix}h{_OBSERVER}"], check=False)
         for name in (self._switch, *map(self.namespace, self._hosts)):
             subprocess.run(["ip", "netns", "del", name], check=False)
 
@@ -108,7 +112,8 @@ class NetworkOfHosts:
         self._run(*(("ip", "netns", "exec", namespace) if namespace else ()), *command)
 
     def _run(self, *command: str) -> None:
-        subprocess.run(command, check=True, capture_output=True, timeout=30)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
 
 
 class NodesOnHosts:
