@@ -14,7 +14,7 @@ run: .venv/run ## Start a three-node cluster on this machine (Ctrl-C stops it)
 test: lint types arch unit ## Check style, types, contracts and architecture, and run the test suite
 
 slow: .venv/dev .venv-proto/done .tools/done ## Run the tests that take longer
-	$(BIN)/pytest -m slow --numprocesses 2 --dist loadgroup
+	$(BIN)/pytest -m slow --numprocesses 2
 
 unit: .venv/dev .venv-proto/done .tools/done ## Run the test suite alone
 	$(BIN)/pytest -m "not slow"

@@ -16,7 +16,8 @@ import pytest
 
 from tests.integration.processes import NodeProcess, wait_until
 
-_NET = "10.213.77"
+# Workers of the test run work at the same time, and each needs addresses of its own.
+_NET = f"10.213.{os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw')}"
 _PORT = 7700
 _OBSERVER = 254
 _numbers = itertools.count()

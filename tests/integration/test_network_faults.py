@@ -12,9 +12,6 @@ import pytest
 from tests.integration.network import NodesOnHosts, require_privileges
 from tests.integration.processes import wait_until
 
-pytestmark = pytest.mark.xdist_group("network of hosts")
-"""One at a time: all networks have the same addresses."""
-
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[NodesOnHosts]:
