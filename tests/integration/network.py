@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,13 +38,26 @@ def require_privileges() -> None:
     pytest.skip(why)
 
 
+def remove_leftovers() -> None:
+    """Takes away what a test run that was killed has left: it would have the same addresses."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    for name, prefix, pid in re.findall(r"^((cs(\d+)n\d+)-\w+)", listed, re.MULTILINE):
+        if not Path("/proc", pid).exists():
+            subprocess.run(["ip", "link", "del", f"{prefix}h{_OBSERVER}"], check=False, capture_output=True)
+            found = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
+            for process in found.stdout.split():
+                os.kill(int(process), signal.SIGKILL)
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+
 class NetworkOfHosts:
     """Hosts 1 to `count`, and this process, which is never cut off from any of them."""
 
     def __init__(self, count: int) -> None:
-        self._prefix = f"cs{os.getpid() % 100_000}n{next(_numbers)}"
+        self._prefix = f"cs{os.getpid()}n{next(_numbers)}"
         self._switch = f"{self._prefix}-switch"
         self._hosts = range(1, count + 1)
+        remove_leftovers()
         try:
             self._build()
         except BaseException:
