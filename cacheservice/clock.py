@@ -72,8 +72,11 @@ class HybridLogicalClock:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._last = 0
+        self._highest = 0
         self.is_above_all = True
         """Whether every reading is above everything observed; not so after one too far ahead to follow."""
+        self.too_far_ahead = 0
+        """How many of those there were."""
 
     def next_many(self, count: int) -> range:
         """So many readings, in order, each as from `next`."""
@@ -86,6 +89,10 @@ class HybridLogicalClock:
         self._last = max(self._last + 1, self._clock.wall_ms() << LOGICAL_BITS)
         return self._last if self._last > after else after + 1
 
+    def reading(self) -> int:
+        """As `next`, but above those too far ahead to follow, too."""
+        return max(self.next(), self._highest)
+
     def observe(self, version: int) -> None:
         """Takes note of a reading from elsewhere, so that later ones here are above it.
 
@@ -97,3 +104,5 @@ class HybridLogicalClock:
                 self._last = version
             else:
                 self.is_above_all = False
+                self._highest = max(self._highest, version)
+                self.too_far_ahead += 1

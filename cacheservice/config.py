@@ -64,6 +64,9 @@ Policy = Literal["lru", "lfu", "fifo", "s3fifo", "adaptive"]
 Jitter = Annotated[float, Field(ge=0, le=0.9, allow_inf_nan=False)]
 
 
+Replication = Literal["all", "async"]
+
+
 class NamespaceSettings(BaseModel):
     """What holds for the keys of one namespace (what stands before the first ":" of a key)."""
 
@@ -79,6 +82,9 @@ class NamespaceSettings(BaseModel):
     """The part of max_memory that the namespace has to itself, and is bound to; 0 for none."""
     policy: Policy | None = None
     """What is evicted when its share is full; that of the other keys when there is none."""
+
+    replication: Replication | None = None
+    """When its writes are answered; as those of the other keys when there is none."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> NamespaceSettings:
@@ -133,6 +139,11 @@ class Settings(BaseSettings):
     than lru, and mostly the best of them."""
     replication_factor: Annotated[int, Field(ge=1, le=5)] = 2
     """How many nodes hold each entry. The same on all nodes."""
+    replication: Replication = "all"
+    """When a write is answered: all, once every live node that is to hold it has it; or async, once its
+    owner has it. A write that asks for min_replicas waits for that many all the same."""
+    min_members: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """With fewer nodes in the ring writes are refused, as on the smaller side of a parted network."""
     vnodes: Annotated[int, Field(ge=1, le=4096)] = 256
     """Points on the ring for each unit of weight. The same on all nodes."""
     max_value_bytes: Annotated[ByteSize, Field(ge=1, le=256 * MiB)] = ByteSize(8 * MiB)
@@ -149,8 +160,10 @@ class Settings(BaseSettings):
     """How long a write waits for its replicas."""
     join_timeout_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 5.0
     """How long a node with seeds waits for one of them before it is ready to serve on its own."""
-    drain_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 5.0
-    """How long a node that was told to stop goes on with requests under way."""
+    drain_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 60.0
+    """How long a node that was told to stop may take to hand its entries over."""
+    handoff_rate: Annotated[ByteSize, Field(ge=64 * KiB)] = ByteSize(64 * MiB)
+    """Bytes a second that a node hands over to others when the ring has changed, for instance 64MiB."""
     default_ttl_seconds: Seconds = 0
     """Time to live of entries written without one, in namespaces without settings; 0 for no expiry."""
     max_ttl_seconds: Seconds = 0

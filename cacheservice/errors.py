@@ -17,6 +17,7 @@
     │   ├── NoOwnerReachable    no node that may answer for the key could be reached
     │   ├── WrongOwner          the nodes' rings differ and the hop limit is used up
     │   ├── TooFewReplicas      fewer nodes than min_replicas hold the entry
+    │   ├── TooFewMembers       fewer nodes than min_members are in the ring; writes are refused
     │   ├── OutcomeUnknown      the owner went away while it may have been at work
     │   └── NotReady            the node has not joined its cluster yet; another one can answer
     ├── DeadlineExceeded        the caller's time is up
@@ -120,6 +121,10 @@ class WrongOwner(Unavailable):
 
 class TooFewReplicas(Unavailable):
     reason = "TOO_FEW_REPLICAS"
+
+
+class TooFewMembers(Unavailable):
+    reason = "TOO_FEW_MEMBERS"
 
 
 class OutcomeUnknown(Unavailable):

@@ -11,10 +11,11 @@ import grpc
 from cacheservice.client.channel import Backoff, NodeStubs
 from cacheservice.ring import Ring, RingMember
 from cacheservice.v1.cluster_pb2 import (
-    MEMBER_PHASE_JOINING,
+    MEMBER_PHASE_SERVING,
+    MEMBER_PHASE_WARMING,
     MEMBER_STATE_ALIVE,
-    MEMBER_STATE_LEAVING,
     MEMBER_STATE_SUSPECT,
+    MEMBER_STATE_WARMING,
     DescribeRequest,
     Member,
     Topology,
@@ -22,14 +23,16 @@ from cacheservice.v1.cluster_pb2 import (
 )
 from cacheservice.wire import was_cancelled_here
 
-_IN_RING = frozenset((MEMBER_STATE_ALIVE, MEMBER_STATE_SUSPECT, MEMBER_STATE_LEAVING))
+_ALIVE = (MEMBER_STATE_ALIVE, MEMBER_STATE_WARMING)
+_IN_RING = frozenset((*_ALIVE, MEMBER_STATE_SUSPECT))
+_PHASES_IN_RING = frozenset((MEMBER_PHASE_WARMING, MEMBER_PHASE_SERVING))
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 _QUESTION_SECONDS = 1.0
 
 
 def is_in_ring(member: Member) -> bool:
-    return member.state in _IN_RING and member.phase != MEMBER_PHASE_JOINING
+    return member.state in _IN_RING and member.phase in _PHASES_IN_RING
 
 
 class Placement:
@@ -47,7 +50,7 @@ class Placement:
             raise ValueError("the node computes its ring in another way")
         self._copies = topology.replication_factor
         self._address = {member.node_id: member.address for member in members}
-        self._last = frozenset(member.node_id for member in members if member.state != MEMBER_STATE_ALIVE)
+        self._last = frozenset(member.node_id for member in members if member.state not in _ALIVE)
         self._found: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     @property

@@ -29,6 +29,7 @@ from cacheservice.membership.knowledge import Knowledge
 from cacheservice.membership.member import Member, Phase, State
 from cacheservice.membership.messages import (
     Ack,
+    Enter,
     Event,
     Leave,
     Nack,
@@ -129,6 +130,8 @@ class Membership:
                 self._detector.probe(self._view.get(node_id), self._now)
             case PeerDiffers(node_id):
                 self._peer_differs(node_id)
+            case Enter():
+                self._announce(Phase.WARMING)
             case Serve():
                 self._announce(Phase.SERVING)
             case Leave(final):

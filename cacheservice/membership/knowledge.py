@@ -182,6 +182,9 @@ class Knowledge:
             later = replace(local, epoch=news.epoch + 1, incarnation=0)
         else:
             later = replace(local, incarnation=news.incarnation + 1)
+        if news.state in (State.DEAD, State.LEFT) and local.is_in_ring:
+            later = replace(later, phase=Phase.WARMING, absences=local.absences + 1)
+            self._changes.append(Changed(later, local, f"taken for {news.label} by {teller}"))
         if news.state is not State.ALIVE:
             self._health.worse()
             self._accused_at = now

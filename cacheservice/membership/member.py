@@ -20,9 +20,11 @@ class Phase(IntEnum):
 
     JOINING = 1
     """Takes part in gossip, and holds no keys yet."""
-    SERVING = 2
-    LEAVING = 3
-    """Is about to stop, and still answers."""
+    WARMING = 2
+    """Owns keys, but has yet to be given what others hold of them, or was away and may have missed some."""
+    SERVING = 3
+    LEAVING = 4
+    """Gives away what it holds, and still answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class Member:
     version: str = ""
     epoch: int = 0
     incarnation: int = 0
+    absences: int = 0
+    """How often this process found out that it was taken for dead."""
 
     @property
     def is_reachable(self) -> bool:
@@ -50,11 +54,18 @@ class Member:
 
     @property
     def is_in_ring(self) -> bool:
-        return self.state <= State.SUSPECT and self.phase is not Phase.JOINING
+        """Whether it owns keys."""
+        return self.is_reachable and self.phase in (Phase.WARMING, Phase.SERVING)
+
+    @property
+    def is_established(self) -> bool:
+        """Whether it holds the keys that it owned before others came and it began to leave."""
+        return self.is_reachable and self.phase in (Phase.SERVING, Phase.LEAVING)
 
     @property
     def label(self) -> str:
-        """State and phase in one word: joining, alive, leaving, suspect, dead or left."""
+        """State and phase in one word: joining, warming, alive, leaving, suspect, dead
+        or left."""
         if self.state is State.ALIVE and self.phase is not Phase.SERVING:
             return self.phase.name.lower()
         return self.state.name.lower()
@@ -71,8 +82,8 @@ class Member:
             return self.incarnation > other.incarnation
         return self is not other and self._rest() > other._rest()
 
-    def _rest(self) -> tuple[int, int, str, str, int, str]:
-        return (self.state, self.phase, self.address, self.zone, self.weight, self.version)
+    def _rest(self) -> tuple[int, int, int, str, str, int, str]:
+        return (self.state, self.phase, self.absences, self.address, self.zone, self.weight, self.version)
 
     def with_state(self, state: State) -> Member:
         return replace(self, state=state)

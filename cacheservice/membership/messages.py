@@ -105,8 +105,13 @@ class PeerDiffers:
 
 
 @dataclass(frozen=True, slots=True)
+class Enter:
+    """Event: this node is ready to own keys."""
+
+
+@dataclass(frozen=True, slots=True)
 class Serve:
-    """Event: this node is ready to hold keys."""
+    """Event: this node holds what it owns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ class Leave:
     final: bool
 
 
-Event = Received | SendFailed | Timer | SeedsResolved | PeerFailed | PeerDiffers | Serve | Leave
+Event = Received | SendFailed | Timer | SeedsResolved | PeerFailed | PeerDiffers | Enter | Serve | Leave
 
 
 @dataclass(frozen=True, slots=True)

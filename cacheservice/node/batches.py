@@ -27,7 +27,7 @@ class Batches:
         self._node = node
 
     def get(self, keys: Sequence[str], timeout_ms: int, *, values_only: bool = False) -> Soon[Reads]:
-        if self._node.answers_for(keys):
+        if self._node.owns(keys):
             return self._node.shard.get_many(keys, values_only=values_only)
         return partial(self._get, keys, timeout_ms, values_only)
 
@@ -41,19 +41,19 @@ class Batches:
     ) -> Soon[Writes]:
         """`ttl_ms` and `stale_ms` are as long as the keys, or have one element for all, or none for 0."""
         rows = list(zip(keys, values, _column(ttl_ms), _column(stale_ms), strict=False))
-        if not self._node.answers_for(keys):
+        if not (self._node.owns(keys) and self._node.owner.refusal() is None):
             return partial(self._set, [Set(*row) for row in rows], timeout_ms)
-        has_replicas = self._node.has_replicas
+        has_replicas = self._node.owner.has_replicas
         versions, errors, changes = self._node.shard.set_many(rows, with_changes=has_replicas)
         if has_replicas:
             return partial(self._replicate_set, versions, errors, changes, timeout_ms)
         return Writes(versions, [1 if version else 0 for version in versions], errors)
 
     def delete(self, keys: Sequence[str], timeout_ms: int) -> Soon[Removals]:
-        if not self._node.answers_for(keys):
+        if not (self._node.owns(keys) and self._node.owner.refusal() is None):
             return partial(self._delete, list(map(Delete, keys)), timeout_ms)
         outcomes, changes = self._node.shard.delete_many(keys)
-        if self._node.has_replicas:
+        if self._node.owner.has_replicas:
             return partial(self._replicate_delete, outcomes, changes, timeout_ms)
         return Removals(outcomes, [change.version for change in changes])
 

@@ -46,6 +46,10 @@ class Hints:
             self._keys.pop(node_id, None)
         return taken
 
+    def holds(self, key: str) -> bool:
+        """Whether any node missed a write of the key."""
+        return any(key in keys for keys in self._keys.values())
+
     def nodes(self) -> list[str]:
         return list(self._keys)
 

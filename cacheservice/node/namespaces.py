@@ -16,6 +16,8 @@ class NamespacePolicy:
     """The longest time to live; longer ones, and none at all, are cut to it."""
     ttl_jitter: float = 0
     """The part of its time to live, at most, by which an entry's own is shortened."""
+    is_async: bool = False
+    """Whether writes are answered before the replicas have them."""
 
     def ttl_ms(self, asked_ms: int, draw: float) -> int:
         """The time to live of an entry that asks for `asked_ms` (0: for none); `draw` is from 0 to 1."""
@@ -31,6 +33,11 @@ class Namespaces:
 
     default: NamespacePolicy = NamespacePolicy()
     by_name: Mapping[str, NamespacePolicy] = field(default_factory=dict)
+
+    @property
+    def any_async(self) -> bool:
+        """Whether any namespace's writes are answered before the replicas have them."""
+        return self.default.is_async or any(policy.is_async for policy in self.by_name.values())
 
     @property
     def leave_ttl_alone(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cacheservice.node.hints import Hints
 from cacheservice.node.operations import Change
+from cacheservice.node.peers import Peers
 from cacheservice.node.transport import PeerUnreachable, Transport
 
 HINTS_AT_A_TIME = 500
@@ -24,23 +25,15 @@ class Copies:
 class Replicator:
     """Sends changes to replicas, all that go to one of them in one request, and counts the copies.
 
-    A replica that does not answer in time, or is `is_avoided` for now, does not fail the write: it is
-    hinted, and gets what it missed from `replay`.
+    A replica that does not answer in time, or is avoided for now, does not fail the write: it is hinted,
+    and gets what it missed from `replay`.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        is_avoided: Callable[[str], bool],
-        on_failed: Callable[[str], None],
-        on_answered: Callable[[str], None],
-    ) -> None:
+    def __init__(self, transport: Transport, peers: Peers) -> None:
         self.failures = 0
         self.hints = Hints()
         self._transport = transport
-        self._is_avoided = is_avoided
-        self._on_failed = on_failed
-        self._on_answered = on_answered
+        self._peers = peers
 
     async def replicate(
         self, changes: Sequence[Change], targets: Sequence[Sequence[str]], timeout_ms: int
@@ -67,20 +60,20 @@ class Replicator:
         return copies
 
     async def replay(self, node_id: str, change_of: Callable[[str], Change | None], timeout_ms: int) -> None:
-        """Sends the node some of what it missed, as `change_of` a key has it now."""
-        keys = self.hints.take(node_id, HINTS_AT_A_TIME)
-        changes = [change for change in map(change_of, keys) if change is not None]
-        try:
-            if changes:
-                await self._transport.replicate(node_id, changes, timeout_ms=timeout_ms)
-        except (PeerUnreachable, asyncio.CancelledError) as failure:
-            for key in keys:
-                self.hints.add(node_id, key)
-            if isinstance(failure, asyncio.CancelledError):
-                raise
-            self._on_failed(node_id)
-        else:
-            self._on_answered(node_id)
+        """Sends the node what it missed, as `change_of` a key has it now, until it gives no answer."""
+        while keys := self.hints.take(node_id, HINTS_AT_A_TIME):
+            changes = [change for change in map(change_of, keys) if change is not None]
+            try:
+                if changes:
+                    await self._transport.replicate(node_id, changes, timeout_ms=timeout_ms)
+            except (PeerUnreachable, asyncio.CancelledError) as failure:
+                for key in keys:
+                    self.hints.add(node_id, key)
+                if isinstance(failure, asyncio.CancelledError):
+                    raise
+                self._peers.failed(node_id)
+                return
+            self._peers.answered(node_id)
 
     async def _send(
         self,
@@ -91,16 +84,16 @@ class Replicator:
         timeout_ms: int,
     ) -> None:
         sent = [changes[position] for position in positions]
-        if self._is_avoided(node_id):
+        if self._peers.is_avoided(node_id):
             self._missed(node_id, sent)
             return
         try:
             versions = await self._transport.replicate(node_id, sent, timeout_ms=timeout_ms)
         except PeerUnreachable:
-            self._on_failed(node_id)
+            self._peers.failed(node_id)
             self._missed(node_id, sent)
             return
-        self._on_answered(node_id)
+        self._peers.answered(node_id)
         for position, version in zip(positions, versions, strict=True):
             if version >= changes[position].version:
                 copies[position].count += 1

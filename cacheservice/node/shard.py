@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from random import Random
 
 from cachetools import TTLCache
-from xxhash import xxh3_64_intdigest
 
 from cacheservice.clock import Clock, HybridLogicalClock
 from cacheservice.errors import CounterOverflow, NotACounter, ResourceExhausted, shown
 from cacheservice.node.columns import Errors, Reads
+from cacheservice.node.fences import Fence, Fences
 from cacheservice.node.namespaces import Namespaces
 from cacheservice.node.operations import (
     Change,
@@ -45,22 +45,24 @@ from cacheservice.store import (
 
 _HIT, _MISS, _STALE = int(GetOutcome.HIT), int(GetOutcome.MISS), int(GetOutcome.STALE)
 
-TOMBSTONE_MS = 60_000
-MAX_TOMBSTONES = 100_000
+TOMBSTONE_MS = 600_000
+MAX_TOMBSTONE_BYTES = 16 << 20
+TOMBSTONE_BYTES = 200
+"""What a tombstone takes beside its key."""
 
 Row = tuple[str, bytes, int, int]
 """Key, value, time to live and stale window of a plain write."""
 
 _COUNTER = re.compile(rb"-?[0-9]{1,19}")
+_NOTHING = (0, 0)
 _INT64 = range(-(2**63), 2**63)
 
 
 class Shard:
     """This node's part of the cache: each operation in one step, without waiting for anybody.
 
-    A tombstone keeps the version of a removed entry for a minute, so that an older copy that arrives late
-    does not bring it back; of more than MAX_TOMBSTONES the oldest go. It stands under a hash of the key,
-    so that long keys cost no more than short ones.
+    A tombstone keeps the version of a removed entry for ten minutes, so that an older copy that arrives late
+    does not bring it back; of more than MAX_TOMBSTONE_BYTES the oldest go.
     """
 
     def __init__(
@@ -72,17 +74,25 @@ class Shard:
         random: Random,
     ) -> None:
         self.store = store
+        self.fences = Fences(clock)
         self._random = random
         self._node_id = node_id
         self._clock = clock
         self._versions = HybridLogicalClock(clock)
-        self._namespaces = namespaces
+        self.namespaces = namespaces
         self._leave_ttl_alone = namespaces.leave_ttl_alone
-        self._tombstones: TTLCache[int, int] = TTLCache(MAX_TOMBSTONES, TOMBSTONE_MS, timer=clock.now_ms)
+        self._tombstones: TTLCache[str, tuple[int, int]] = TTLCache(
+            MAX_TOMBSTONE_BYTES, TOMBSTONE_MS, timer=clock.now_ms, getsizeof=_size_of_tombstone
+        )
+        """Version, and length of the key."""
 
     @property
     def tombstones(self) -> int:
         return len(self._tombstones)
+
+    def removed(self) -> list[str]:
+        """The keys of which it is remembered that they were removed."""
+        return list(self._tombstones)
 
     def get(self, operation: Get) -> GetResult:
         now = self._clock.now_ms()
@@ -127,7 +137,7 @@ class Shard:
         changes: list[Change] = []
         for row, (key, value, ttl_ms, stale_ms) in enumerate(rows):
             if not self._versions.is_above_all:
-                versions[row] = max(versions[row], self._version(key, now) + 1)
+                versions[row] = max(versions[row], self._version(key, now) + 1, self.fences.above(key) + 1)
             entry = Entry(value, versions[row], now, self._expires(key, ttl_ms, now), stale_ms)
             try:
                 self._put(key, entry)
@@ -147,7 +157,7 @@ class Shard:
             held = self._held_version(key)
             version = self._next_version(key, held)
             self.store.delete(key)
-            self._bury(key, version)
+            self.bury(key, version)
             outcomes.append(DeleteOutcome.DELETED if held else DeleteOutcome.NOT_FOUND)
             changes.append(Change(key, version, None))
         return outcomes, changes
@@ -173,11 +183,17 @@ class Shard:
         """Takes over a change made elsewhere, unless what is here is newer.
 
         Returns the version that is here afterwards: the change's own, or a higher one, or 0 when the
-        entry does not fit. Which value stays does not depend on the order in which changes come: the
-        higher version wins, of equal ones a removal, then the larger value.
+        entry does not fit, or has been invalidated. Which value stays does not depend on the order in which
+        changes come: the higher version wins, of equal ones a removal, then the larger value.
         """
         self._versions.observe(change.version)
         current = self.store.peek(change.key, self._clock.now_ms())
+        if self.fences.above(change.key, change.entry.tags if change.entry else ()) >= change.version:
+            if current is not None and version_of(current) < change.version:
+                # What is here was overwritten before that was invalidated.
+                self.store.delete(change.key)
+                self.bury(change.key, change.version)
+            return 0
         removed_at = self._removed_at(change.key)
         if removed_at >= change.version:
             return removed_at
@@ -185,7 +201,7 @@ class Shard:
             return version_of(current)
         if change.entry is None:
             self.store.delete(change.key)
-            self._bury(change.key, change.version)
+            self.bury(change.key, change.version)
             return change.version
         try:
             self._put(change.key, change.entry)
@@ -203,6 +219,41 @@ class Shard:
         removed_at = self._removed_at(key)
         return Change(key, removed_at, None) if removed_at else None
 
+    def reading(self) -> int:
+        """A version above all that were given or seen here."""
+        return self._versions.reading()
+
+    @property
+    def too_far_ahead(self) -> int:
+        """How many versions came from clocks too far ahead of this node's to be followed."""
+        return self._versions.too_far_ahead
+
+    def fence(self, fence: Fence) -> bool:
+        """Takes in nothing any longer that the fence covers; False if it did not anyway.
+
+        What is here already is for the caller to remove.
+        """
+        self._versions.observe(fence.version)
+        return self.fences.add(fence)
+
+    def version(self, key: str) -> int:
+        """The version that is known of the key, which may have been removed; 0 when nothing is known."""
+        return self._version(key)
+
+    def drop(self, key: str, version: int) -> bool:
+        """Removes the entry, which others own, if it still has that version; nothing will tell of it."""
+        return self._held_version(key) == version and self.store.drop(key)
+
+    def take_in(self, change: Change, *, if_room: bool) -> int:
+        """As `merge`; but 0 for an entry that is to come in only `if_room`, and would drive another out."""
+        if (
+            if_room
+            and change.entry is not None
+            and not self.store.has_room(change.key, len(change.entry.value))
+        ):
+            return 0
+        return self.merge(change)
+
     def knows(self, key: str) -> bool:
         """Whether an entry is here, or the knowledge that it was removed."""
         return self._version(key) > 0
@@ -218,7 +269,7 @@ class Shard:
         self._versions.observe(version)
         newer = self._versions.next(after=version)
         if change.entry is None:
-            self._bury(change.key, newer)
+            self.bury(change.key, newer)
             return Change(change.key, newer, None)
         entry = change.entry._replace(version=newer)
         self._put(change.key, entry)
@@ -235,7 +286,7 @@ class Shard:
             return SetResult(False, held), None
         entry = Entry(
             operation.value,
-            self._next_version(operation.key, held),
+            self._next_version(operation.key, held, operation.tags),
             created=now,
             expires=self._expires(operation.key, operation.ttl_ms, now),
             stale_ms=operation.stale_ms,
@@ -254,7 +305,7 @@ class Shard:
                 return DeleteResult(DeleteOutcome.CONFLICT, held), None
         version = self._next_version(operation.key, held)
         self.store.delete(operation.key)
-        self._bury(operation.key, version)
+        self.bury(operation.key, version)
         outcome = DeleteOutcome.DELETED if held else DeleteOutcome.NOT_FOUND
         return DeleteResult(outcome, version), Change(operation.key, version, None)
 
@@ -292,14 +343,15 @@ class Shard:
     def _put(self, key: str, entry: Entry) -> None:
         self.store.set(key, pack(entry))
         if self._tombstones:
-            self._tombstones.pop(_grave(key), None)
+            self._tombstones.pop(key, None)
 
-    def _bury(self, key: str, version: int) -> None:
-        self._tombstones[_grave(key)] = version
+    def bury(self, key: str, version: int) -> None:
+        """Remembers that the key was removed."""
+        self._tombstones[key] = version, len(key)
 
     def _removed_at(self, key: str) -> int:
         """The version of the key's tombstone; 0 when there is none."""
-        return self._tombstones.get(_grave(key), 0) if self._tombstones else 0
+        return self._tombstones.get(key, _NOTHING)[0] if self._tombstones else 0
 
     def _held_version(self, key: str, now: int | None = None) -> int:
         """The version of the entry that is here; 0 when there is none."""
@@ -310,17 +362,17 @@ class Shard:
         """The version that is known of the key, which may have been removed; 0 when nothing is known."""
         return self._held_version(key, now) or self._removed_at(key)
 
-    def _next_version(self, key: str, held: int) -> int:
-        return self._versions.next(after=held or self._removed_at(key))
+    def _next_version(self, key: str, held: int, tags: Sequence[str] = ()) -> int:
+        return self._versions.next(after=max(held or self._removed_at(key), self.fences.above(key, tags)))
 
     def _expires(self, key: str, ttl_ms: int, now: int) -> int:
         if not self._leave_ttl_alone:
-            ttl_ms = self._namespaces.of(key).ttl_ms(ttl_ms, self._random.random())
+            ttl_ms = self.namespaces.of(key).ttl_ms(ttl_ms, self._random.random())
         return now + ttl_ms if ttl_ms else 0
 
 
-def _grave(key: str) -> int:
-    return xxh3_64_intdigest(key.encode())
+def _size_of_tombstone(tombstone: tuple[int, int]) -> int:
+    return TOMBSTONE_BYTES + tombstone[1]
 
 
 def _wins(change: Change, current: bytes) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import nlargest
 
 from cacheservice.clock import Clock
+from cacheservice.node.fences import Fence, Kind
 from cacheservice.store import Entry, PartitionedStore, Store, unpack
 
 MAX_NAMESPACES = 10_000
@@ -44,22 +45,34 @@ class Sweeps:
         self._store = store
         self._clock = clock
 
-    async def invalidate_tag(self, tag: str) -> int:
-        """Removes the entries with the tag, and tells how many; costs as much as that many deletes."""
-        return await _sum(self._store.invalidate_tag(tag))
+    async def remove(self, fence: Fence, counts: Callable[[str], bool]) -> int:
+        """Removes what the fence covers; how many of those keys count.
 
-    async def invalidate_prefix(self, prefix: str) -> int:
-        """Removes the entries whose key begins with the prefix, and tells how many; looks at every key."""
-        return await _sum(self._store.invalidate_prefix(prefix))
+        By tag it costs as much as that many deletes, by prefix also a look at every key.
+        """
+        if fence.kind is Kind.TAG:
+            steps = self._store.invalidate_tag(fence.pattern, fence.version)
+        else:
+            steps = self._store.invalidate_prefix(fence.pattern, fence.version)
+        counted = 0
+        for keys in steps:
+            counted += sum(map(counts, keys))
+            await asyncio.sleep(0)
+        return counted
 
-    async def scan(self, prefix: str, start: int, limits: Limits) -> Page:
-        """Entries whose key begins with the prefix, from a position on; 0 is the first."""
+    async def scan(self, prefix: str, start: int, limits: Limits, lists: Callable[[str], bool]) -> Page:
+        """Entries whose key begins with the prefix, of those keys that it `lists`, from a position on.
+
+        0 is the first position.
+        """
         entries: list[tuple[str, Entry]] = []
         size = 0
         now = self._clock.now_ms()
         steps = self._store.scan(prefix, now, start)
         for looked_through, (end, found) in enumerate(steps, 1):
             for position, key, packed in found:
+                if not lists(key):
+                    continue
                 entry = unpack(packed)
                 size += _listed_bytes(key, entry, limits.with_values)
                 if len(entries) == limits.entries or (entries and size > limits.size):
@@ -89,11 +102,3 @@ class Sweeps:
 def _listed_bytes(key: str, entry: Entry, with_value: bool) -> int:
     tags = sum(map(len, entry.tags))
     return FRAMING_BYTES + len(key.encode()) + tags + (len(entry.value) if with_value else 0)
-
-
-async def _sum(steps: Iterator[int]) -> int:
-    total = 0
-    for removed in steps:
-        total += removed
-        await asyncio.sleep(0)
-    return total

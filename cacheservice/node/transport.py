@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from cacheservice.node.fences import Fence
 from cacheservice.node.operations import Answer, Change, Operation
 
 
@@ -39,6 +40,37 @@ class Transport(Protocol):
         """
         ...
 
-    async def fetch(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[Change]:
-        """What the node holds of the keys; nothing for those that it does not know."""
+    async def fetch(
+        self, node_id: str, keys: Sequence[str], versions: Sequence[int], *, timeout_ms: int
+    ) -> list[Change]:
+        """What the node holds of the keys, but for those of which it knows nothing later than `versions`."""
+        ...
+
+    async def held(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[int]:
+        """The version that the node knows of each key; 0 of those that it does not know."""
+        ...
+
+    async def hand_over(
+        self, node_id: str, changes: Sequence[Change], *, if_room: bool, timeout_ms: int
+    ) -> list[int]:
+        """As replicate, without haste; `if_room`: it is to keep what drives nothing else out."""
+        ...
+
+    async def reading(self, node_id: str, *, timeout_ms: int) -> int:
+        """A version above all that the node has given or seen."""
+        ...
+
+    async def invalidate(self, node_id: str, fences: Sequence[Fence], *, timeout_ms: int) -> int:
+        """Has the node remove what the fences cover; how many entries that it owns first it removed."""
+        ...
+
+    async def fences(self, node_id: str, *, timeout_ms: int) -> list[Fence]:
+        """Those that the node remembers."""
+        ...
+
+    async def handed_over(self, node_id: str, ring_epoch: int, absences: int, *, timeout_ms: int) -> None:
+        """Gives the node word that for the ring of that epoch it has all from here.
+
+        `absences`: how often it had been away when that began.
+        """
         ...

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from cacheservice.clock import Clock
+from cacheservice.config import Settings
+from cacheservice.errors import ClusterIdMismatch
+from cacheservice.node.fences import Kind
 from cacheservice.node.node import Node
-from cacheservice.node.sweeps import Sweeps
-from cacheservice.server.guard import Admission, Context, guarded, not_yet
+from cacheservice.server import decode
+from cacheservice.server.drained import Drained
+from cacheservice.server.guard import Admission, Context, guarded, not_yet, time_left_ms
 from cacheservice.store import FACTORS, Store
 from cacheservice.v1 import admin_pb2 as pb
 from cacheservice.v1.admin_pb2_grpc import AdminServiceServicer
@@ -14,21 +20,28 @@ NAMESPACES_TOLD = 100
 
 
 class AdminServicer(AdminServiceServicer):
-    def __init__(self, node_id: str, node: Node, sweeps: Sweeps, admission: Admission, clock: Clock) -> None:
-        self._node_id = node_id
+    def __init__(
+        self,
+        node: Node,
+        settings: Settings,
+        admission: Admission,
+        clock: Clock,
+        drain: Callable[[float], Awaitable[Drained]],
+    ) -> None:
+        self._settings = settings
+        self._drain = drain
         self._node = node
         self._admission = admission
         self._clock = clock
-        self._sweeps = sweeps
         self._started = clock.now_ms()
 
     @guarded
     async def Stats(self, request: pb.StatsRequest, context: Context) -> pb.StatsResponse:
         parts = self._node.shard.store.parts
         stores = list(parts.values())
-        usage = await self._sweeps.usage(NAMESPACES_TOLD)
+        usage = await self._node.sweeps.usage(NAMESPACES_TOLD)
         return pb.StatsResponse(
-            node_id=self._node_id,
+            node_id=self._settings.node_id,
             uptime_seconds=(self._clock.now_ms() - self._started) / 1_000,
             entries=sum(map(len, stores)),
             bytes=sum(store.bytes for store in stores),
@@ -42,10 +55,14 @@ class AdminServicer(AdminServiceServicer):
             expirations=sum(store.stats.expirations for store in stores),
             forwarded=self._node.stats.forwarded,
             failovers=self._node.stats.failovers,
-            replication_failures=self._node.replication_failures,
+            replication_failures=self._node.owner.replicator.failures,
             refused=self._admission.refused,
             tombstones=self._node.shard.tombstones,
-            hints=self._node.hints,
+            hints=len(self._node.owner.replicator.hints),
+            handed_off=self._node.handoff.stats.handed_off,
+            too_far_ahead=self._node.shard.too_far_ahead,
+            let_go=self._node.handoff.stats.let_go,
+            left_to_hand_off=self._node.handoff.left_behind(),
             parts=[_part(namespace, store) for namespace, store in parts.items()],
             namespaces=[
                 pb.NamespaceUsage(namespace=namespace, entries=entries, bytes=size)
@@ -54,10 +71,28 @@ class AdminServicer(AdminServiceServicer):
             ring_epoch=self._node.ring_epoch,
         )
 
-    Drain = not_yet("Drain")
+    @guarded
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
+        drained = await self._drain(decode.drain_seconds(request) or self._settings.drain_seconds)
+        return pb.DrainResponse(
+            handed_off=drained.handed_off,
+            left_behind=drained.left_behind,
+            ring_epoch=self._node.ring_epoch,
+        )
+
+    @guarded
+    async def Flush(self, request: pb.FlushRequest, context: Context) -> pb.FlushResponse:
+        if request.cluster_id != self._settings.cluster_id:
+            raise ClusterIdMismatch.of(self._settings.cluster_id, request.cluster_id)
+        with self._admission:
+            timeout_ms = time_left_ms(context, round(self._settings.default_timeout_seconds * 1_000))
+            done = await self._node.invalidations.invalidate(Kind.PREFIX, "", timeout_ms)
+        return pb.FlushResponse(
+            removed=done.removed, unreachable=done.unreachable, ring_epoch=self._node.ring_epoch
+        )
+
     HotKeys = not_yet("HotKeys")
     Snapshot = not_yet("Snapshot")
-    Flush = not_yet("Flush")
 
 
 def _part(namespace: str, store: Store) -> pb.StorePart:

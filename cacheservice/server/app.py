@@ -17,20 +17,20 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from cacheservice.address import join_address, split_address
 from cacheservice.clock import SystemClock
-from cacheservice.config import PEER_SLACK, NamespaceSettings, Settings
+from cacheservice.config import PEER_SLACK, NamespaceSettings, Replication, Settings
 from cacheservice.errors import NodeIdTaken
-from cacheservice.membership import Member, Membership, MembershipConfig, Phase, State
+from cacheservice.membership import Member, Membership, MembershipConfig, Phase
 from cacheservice.node.batches import Batches
 from cacheservice.node.namespaces import NamespacePolicy, Namespaces
 from cacheservice.node.node import Node, NodeConfig
 from cacheservice.node.shard import Shard
-from cacheservice.node.sweeps import Sweeps
-from cacheservice.node.view import View
-from cacheservice.ring import Ring, RingMember
+from cacheservice.node.view import ViewBuilder
 from cacheservice.server.admin_service import AdminServicer
 from cacheservice.server.cache_service import CacheServicer
 from cacheservice.server.channels import PeerChannels, channel_options
+from cacheservice.server.cluster_scan import ClusterScan
 from cacheservice.server.cluster_service import ClusterServicer
+from cacheservice.server.drained import Drained
 from cacheservice.server.exchange import Exchange
 from cacheservice.server.gossip import Gossip, RingSettings
 from cacheservice.server.guard import Admission, TolerantServer
@@ -52,7 +52,9 @@ READINESS = "readiness"
 LIVENESS = "liveness"
 
 _UPKEEP_PAUSE_SECONDS = 0.05
-_HINTS_PAUSE_SECONDS = 0.25
+_CATCH_UP_PAUSE_SECONDS = 0.25
+_FINISH_SECONDS = 5.0
+"""For requests under way when the node stops."""
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -84,6 +86,7 @@ class NodeServer:
         self._admission = Admission(settings.max_in_flight)
         self._streams = Streams()
         self._loops: list[asyncio.Task[None]] = []
+        self._draining: asyncio.Task[Drained] | None = None
         self.port = 0
         self.name_taken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """The address of a process that was started later and has this node's id."""
@@ -120,21 +123,26 @@ class NodeServer:
             self._members_changed,
             self.name_taken.set_result,
         )
-        self._ring = Ring((), settings.vnodes)
+        self._views = ViewBuilder(settings.vnodes)
         store = _store(settings, clock.now_ms())
         self._node = Node(
             _node_config(settings),
             Shard(settings.node_id, store, clock, _namespaces(settings), random.Random()),
             clock,
             self._transport,
-            View(self._ring),
+            self._views.view_of(core.members),
             self._gossip.peer_failed,
+            self._settled,
         )
         self._add_servicers()
         await self._set_health({"": True, LIVENESS: True, READINESS: False})
         await self._server.start()
         self._gossip.start()
-        loops = {"store": lambda: self._keep_store(store), "hints": self._replay_hints}
+        loops = {
+            "store": lambda: self._keep_store(store),
+            "catching up": self._catch_up,
+            "handoff": self._node.handoff.run,
+        }
         self._loops = [asyncio.create_task(for_ever(name, work)) for name, work in loops.items()]
         return address
 
@@ -144,7 +152,7 @@ class NodeServer:
         if settings.seeds and not await self._gossip.joined(settings.join_timeout_seconds):
             _log.warning("no seed has answered; serving alone until one does%s", self._gossip.complaints())
         self._admission.is_open = True
-        await self._gossip.serve()
+        await self._gossip.enter()
         await self._set_health({READINESS: True})
 
     def own_process(self) -> None:
@@ -154,16 +162,23 @@ class NodeServer:
         keeping = for_ever("memory", lambda: self._keep_memory(store))
         self._loops.append(asyncio.create_task(keeping))
 
+    async def drain(self, seconds: float) -> Drained:
+        """Hands over what this node holds, for at most so long, and leaves the cluster; answers meanwhile.
+
+        A second call waits for the first.
+        """
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain(seconds))
+        return await asyncio.shield(self._draining)
+
     async def stop(self) -> None:
-        """Tells the others, lets requests under way finish within drain_seconds, and closes everything."""
+        """Drains, lets requests under way finish, and closes everything."""
         try:
-            await self._set_health({"": False, READINESS: False})
-            await self._gossip.leave(final=False)
-            await self._gossip.leave(final=True)
+            await self.drain(self._settings.drain_seconds)
         finally:
             self._streams.close()
             self._cluster.close()
-            await self._server.stop(self._settings.drain_seconds)
+            await self._server.stop(_FINISH_SECONDS)
             for task in self._loops:
                 task.cancel()
             await self._gossip.stop()
@@ -186,43 +201,54 @@ class NodeServer:
     def _add_servicers(self) -> None:
         settings, node, clock = self._settings, self._node, self._clock
         admission = self._admission
-        sweeps = Sweeps(node.shard.store, clock)
+        cluster_scan = ClusterScan(settings.node_id, node, self._transport, settings.max_message_bytes)
         exchange = Exchange(Batches(node), admission, settings, lambda: node.ring_epoch)
         server: Any = TolerantServer(self._server)
         add_CacheServiceServicer_to_server(
-            CacheServicer(node, sweeps, settings, admission, exchange, self._streams, self._is_alone), server
+            CacheServicer(node, settings, admission, exchange, self._streams, cluster_scan), server
         )
         self._cluster = ClusterServicer(node, self._gossip, settings, admission)
         add_ClusterServiceServicer_to_server(self._cluster, server)
         add_AdminServiceServicer_to_server(
-            AdminServicer(settings.node_id, node, sweeps, admission, clock), server
+            AdminServicer(node, settings, admission, clock, self.drain), server
         )
         add_PeerServiceServicer_to_server(
-            PeerServicer(node, self._gossip, clock, settings, admission, self._streams), server
+            PeerServicer(node, self._gossip, clock, settings, admission, self._streams, cluster_scan), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         _enable_reflection(self._server)
 
-    def _is_alone(self) -> bool:
-        """Whether no other member is known but such as have left; one that is dead may come back."""
-        return all(
-            member.node_id == self._settings.node_id or member.state is State.LEFT
-            for member in self._core.members
-        )
+    async def _drain(self, seconds: float) -> Drained:
+        await self._set_health({"": False, READINESS: False})
+        await self._gossip.leave(final=False)
+        handoff = self._node.handoff
+        try:
+            async with asyncio.timeout(seconds):
+                await handoff.completed()
+                await self._node.owner.replay_hints()
+        except TimeoutError:
+            _log.warning("the time to drain is over")
+        drained = Drained(handoff.stats.handed_off, handoff.left_behind())
+        await self._gossip.leave(final=True)
+        _log.info("handed off %d entries, left %d behind", drained.handed_off, drained.left_behind)
+        return drained
+
+    def _settled(self) -> None:
+        """The others learn of it after what is being dealt with now."""
+        asyncio.get_running_loop().call_soon(self._gossip.settled)
 
     def _members_changed(self) -> None:
         """Hands the members to routing. Suspicion moves no keys; only joining, leaving and dying do."""
         reachable = [member for member in self._core.members if member.is_reachable]
-        in_ring = [member for member in reachable if member.is_in_ring]
-        addresses = {member.node_id: member.address for member in in_ring}
+        addresses = {member.node_id: member.address for member in reachable}
         self._transport.set_addresses(addresses)
-        self._channels.retain({member.address for member in reachable})
-        ring_members = tuple(sorted(map(_ring_member, in_ring)))
-        if ring_members != self._ring.members:
-            self._ring = Ring(ring_members, self._settings.vnodes)
-            _log.info("ring %d: %s", self._ring.epoch, ", ".join(sorted(addresses)))
-        suspects = frozenset(member.node_id for member in in_ring if member.state is State.SUSPECT)
-        self._node.set_view(View(self._ring, suspects))
+        self._channels.retain(set(addresses.values()))
+        epoch = self._node.ring_epoch
+        view = self._views.view_of(self._core.members)
+        if view.ring.epoch != epoch:
+            names = ", ".join(member.node_id for member in view.ring.members)
+            _log.info("ring %d: %s", view.ring.epoch, names or "nobody")
+        self._node.set_view(view)
         self._cluster.changed()
 
     async def _keep_store(self, store: Store | PartitionedStore) -> None:
@@ -237,10 +263,10 @@ class NodeServer:
             more = memory.compact()
             await asyncio.sleep(0 if more else _UPKEEP_PAUSE_SECONDS)
 
-    async def _replay_hints(self) -> None:
+    async def _catch_up(self) -> None:
         while True:
-            await self._node.replay_hints()
-            await asyncio.sleep(_HINTS_PAUSE_SECONDS)
+            await self._node.catch_up()
+            await asyncio.sleep(_CATCH_UP_PAUSE_SECONDS)
 
     async def _set_health(self, serving: Mapping[str, bool]) -> None:
         for service, is_serving in serving.items():
@@ -298,8 +324,10 @@ def _node_config(settings: Settings) -> NodeConfig:
     return NodeConfig(
         settings.node_id,
         settings.replication_factor,
-        round(settings.forward_timeout_seconds * 1_000),
-        round(settings.replication_timeout_seconds * 1_000),
+        settings.min_members,
+        replication_timeout_ms=round(settings.replication_timeout_seconds * 1_000),
+        forward_timeout_ms=round(settings.forward_timeout_seconds * 1_000),
+        handoff_bytes_per_second=settings.handoff_rate,
     )
 
 
@@ -319,20 +347,21 @@ def _namespaces(settings: Settings) -> Namespaces:
         default_ttl_seconds=settings.default_ttl_seconds,
         max_ttl_seconds=settings.max_ttl_seconds,
         ttl_jitter=settings.ttl_jitter,
+        replication=settings.replication,
     )
-    return Namespaces(_policy(default), {name: _policy(some) for name, some in settings.namespaces.items()})
+    return Namespaces(
+        _policy(default, settings.replication),
+        {name: _policy(some, settings.replication) for name, some in settings.namespaces.items()},
+    )
 
 
-def _policy(settings: NamespaceSettings) -> NamespacePolicy:
+def _policy(settings: NamespaceSettings, replication: Replication) -> NamespacePolicy:
     return NamespacePolicy(
         round(settings.default_ttl_seconds * 1_000),
         round(settings.max_ttl_seconds * 1_000),
         settings.ttl_jitter,
+        (settings.replication or replication) == "async",
     )
-
-
-def _ring_member(member: Member) -> RingMember:
-    return RingMember(member.node_id, member.zone, member.weight)
 
 
 def _bind_problem(listen: str) -> str:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cacheservice.config import Settings
-from cacheservice.errors import CacheServiceError, Unimplemented
+from cacheservice.errors import CacheServiceError
 from cacheservice.node import operations as ops
+from cacheservice.node.fences import Kind
+from cacheservice.node.invalidations import Invalidated
 from cacheservice.node.node import Node
 from cacheservice.node.operations import Answer, Operation
-from cacheservice.node.sweeps import Limits, Sweeps
 from cacheservice.server import decode, encode
+from cacheservice.server.cluster_scan import ClusterScan
 from cacheservice.server.exchange import FRAMING, Exchange
 from cacheservice.server.guard import Admission, Context, guarded, not_yet_streaming, time_left_ms
 from cacheservice.server.streams import Streams
@@ -24,16 +26,14 @@ class CacheServicer(CacheServiceServicer):
     def __init__(
         self,
         node: Node,
-        sweeps: Sweeps,
         settings: Settings,
         admission: Admission,
         exchange: Exchange,
         streams: Streams,
-        is_alone: Callable[[], bool],
+        cluster_scan: ClusterScan,
     ) -> None:
         self._node = node
-        self._is_alone = is_alone
-        self._sweeps = sweeps
+        self._cluster_scan = cluster_scan
         self._admission = admission
         self._exchange = exchange
         self._streams = streams
@@ -119,38 +119,30 @@ class CacheServicer(CacheServiceServicer):
     async def InvalidateTag(
         self, request: pb.InvalidateTagRequest, context: Context
     ) -> pb.InvalidateTagResponse:
-        tag = decode.tag(request.tag)
-        self._check_alone("InvalidateTag")
-        with self._admission:
-            removed = await self._sweeps.invalidate_tag(tag)
-        return pb.InvalidateTagResponse(removed=removed, ring_epoch=self._node.ring_epoch)
+        done = await self._invalidate(Kind.TAG, decode.tag(request.tag), context)
+        return pb.InvalidateTagResponse(
+            removed=done.removed, unreachable=done.unreachable, ring_epoch=self._node.ring_epoch
+        )
 
     @guarded
     async def InvalidatePrefix(
         self, request: pb.InvalidatePrefixRequest, context: Context
     ) -> pb.InvalidatePrefixResponse:
-        prefix = decode.prefix(request.prefix)
-        self._check_alone("InvalidatePrefix")
-        with self._admission:
-            removed = await self._sweeps.invalidate_prefix(prefix)
-        return pb.InvalidatePrefixResponse(removed=removed, ring_epoch=self._node.ring_epoch)
+        done = await self._invalidate(Kind.PREFIX, decode.prefix(request.prefix), context)
+        return pb.InvalidatePrefixResponse(
+            removed=done.removed, unreachable=done.unreachable, ring_epoch=self._node.ring_epoch
+        )
 
     @guarded
     async def Scan(self, request: pb.ScanRequest, context: Context) -> pb.ScanResponse:
-        scan = decode.scan(request)
-        self._check_alone("Scan")
+        decode.page_of_scan(request)
         with self._admission:
-            page = await self._sweeps.scan(
-                scan.prefix,
-                scan.start,
-                Limits(scan.page_size, self._max_answer_bytes // 2, request.include_values),
-            )
-        return encode.page(page, self._node.ring_epoch, with_values=request.include_values)
+            return await self._cluster_scan.page(request)
 
-    def _check_alone(self, rpc: str) -> None:
-        if not self._is_alone():
-            raise Unimplemented(
-                f"this version serves {rpc} in a cluster of one node alone, not yet across several", rpc=rpc
+    async def _invalidate(self, kind: Kind, pattern: str, context: Context) -> Invalidated:
+        with self._admission:
+            return await self._node.invalidations.invalidate(
+                kind, pattern, time_left_ms(context, self._default_timeout_ms)
             )
 
     async def _execute(self, operation: Operation, context: Context) -> Any:

@@ -11,8 +11,8 @@ from cacheservice.errors import CacheServiceError, InvalidArgument, Unimplemente
 from cacheservice.limits import MAX_BATCH, MAX_KEY_BYTES, MAX_TTL_SECONDS
 from cacheservice.node.operations import Answer, Delete, Get, Increment, Operation, Set, Touch
 from cacheservice.server.page_token import from_token
+from cacheservice.v1 import admin_pb2, peer_pb2
 from cacheservice.v1 import cache_pb2 as pb
-from cacheservice.v1 import peer_pb2
 
 MAX_TAGS = 16
 MAX_LEASE_WAIT_MS = 60_000
@@ -20,6 +20,7 @@ MAX_VERSION = 2**63
 MAX_AGE_MS = 2**48
 MAX_TAG_BYTES = 128
 MAX_PAGE_SIZE = 1_000
+MAX_DRAIN_SECONDS = 3_600
 DEFAULT_PAGE_SIZE = 100
 
 _MAX_UTF8_BYTES = 4
@@ -105,10 +106,16 @@ class Scan:
 
 
 def scan(request: pb.ScanRequest) -> Scan:
+    prefix, page_size = page_of_scan(request)
+    return Scan(prefix, from_token(request.page_token), page_size)
+
+
+def page_of_scan(request: pb.ScanRequest) -> tuple[str, int]:
+    """Prefix and page size."""
     if request.page_size > MAX_PAGE_SIZE:
         raise InvalidArgument.of("page_size", f"at most {MAX_PAGE_SIZE}", str(request.page_size))
-    wanted = key_(request.prefix, "prefix") if request.prefix else ""
-    return Scan(wanted, from_token(request.page_token), request.page_size or DEFAULT_PAGE_SIZE)
+    prefix = key_(request.prefix, "prefix") if request.prefix else ""
+    return prefix, request.page_size or DEFAULT_PAGE_SIZE
 
 
 def operation(request: peer_pb2.Operation, bounds: Bounds) -> Operation:
@@ -224,3 +231,10 @@ def _check_tag(field: str, kind: str, tag: str) -> None:
     if not 1 <= len(tag.encode()) <= MAX_TAG_BYTES or "\0" in tag:
         bound = f"{kind}1 to {MAX_TAG_BYTES} bytes of UTF-8 without NUL"
         raise InvalidArgument.of(field, bound, f"{tag[:32]!r}, {len(tag.encode())} bytes")
+
+
+def drain_seconds(request: admin_pb2.DrainRequest) -> float:
+    seconds = request.deadline_seconds
+    if not 0 <= seconds <= MAX_DRAIN_SECONDS:
+        raise InvalidArgument.of("deadline_seconds", f"0 to {MAX_DRAIN_SECONDS}", f"{seconds:g}")
+    return seconds

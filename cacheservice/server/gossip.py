@@ -11,9 +11,10 @@ import grpc
 
 from cacheservice.clock import Clock
 from cacheservice.errors import CacheServiceError, ClusterSettingsMismatch, DeadlineExceeded
-from cacheservice.membership import Member, Membership, State
+from cacheservice.membership import Member, Membership, Phase, State
 from cacheservice.membership.messages import (
     Changed,
+    Enter,
     Event,
     Leave,
     NameTaken,
@@ -142,9 +143,14 @@ class Gossip:
         """Tells the core that the node has another ring."""
         self._handle(PeerDiffers(node_id))
 
-    async def serve(self) -> None:
-        """Tells the others that this node is ready to hold keys, as `leave` tells them that it is not."""
-        await self._announce(Serve())
+    async def enter(self) -> None:
+        """Tells the others that this node is ready to own keys, as `leave` tells them that it is not."""
+        await self._announce(Enter())
+
+    def settled(self) -> None:
+        """Tells the others that this node has been given what it owns, unless they know."""
+        if self._core.local.phase is Phase.WARMING:
+            self._handle(Serve())
 
     async def leave(self, *, final: bool) -> None:
         """Tells the others that this node is about to stop or, `final`, has stopped serving its keys.
@@ -179,7 +185,7 @@ class Gossip:
         if request.cluster_id == self._cluster_id and theirs != ours:
             raise ClusterSettingsMismatch(f"this cluster has {ours}, not {theirs}")
 
-    async def _announce(self, event: Serve | Leave) -> None:
+    async def _announce(self, event: Enter | Leave) -> None:
         self._handle(event)
         try:
             async with asyncio.timeout(_ANNOUNCEMENT_SECONDS):

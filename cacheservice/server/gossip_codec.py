@@ -18,6 +18,7 @@ _MAX_ACCUSERS = 16
 _STATES = {
     cluster_pb2.MEMBER_STATE_ALIVE: State.ALIVE,
     cluster_pb2.MEMBER_STATE_JOINING: State.ALIVE,
+    cluster_pb2.MEMBER_STATE_WARMING: State.ALIVE,
     cluster_pb2.MEMBER_STATE_LEAVING: State.ALIVE,
     cluster_pb2.MEMBER_STATE_SUSPECT: State.SUSPECT,
     cluster_pb2.MEMBER_STATE_LEFT: State.LEFT,
@@ -26,6 +27,7 @@ _STATES = {
 _PHASES = {
     cluster_pb2.MEMBER_PHASE_UNSPECIFIED: Phase.SERVING,
     cluster_pb2.MEMBER_PHASE_JOINING: Phase.JOINING,
+    cluster_pb2.MEMBER_PHASE_WARMING: Phase.WARMING,
     cluster_pb2.MEMBER_PHASE_SERVING: Phase.SERVING,
     cluster_pb2.MEMBER_PHASE_LEAVING: Phase.LEAVING,
 }
@@ -41,6 +43,7 @@ def member_to_proto(member: Member, reason: str = "") -> cluster_pb2.Member:
         version=member.version,
         epoch=member.epoch,
         incarnation=member.incarnation,
+        absences=member.absences,
         phase=member.phase.value,  # type: ignore[arg-type]
         reason=reason,
     )
@@ -62,6 +65,7 @@ def member_from_proto(member: cluster_pb2.Member) -> Member:
         member.version,
         member.epoch,
         member.incarnation,
+        member.absences,
     )
 
 
@@ -138,5 +142,5 @@ def _is_sound(member: cluster_pb2.Member) -> bool:
         and _is_address(member.address)
         and len(member.zone) <= _MAX_NAME
         and len(member.version) <= _MAX_NAME
-        and max(member.epoch, member.incarnation) <= _MAX_COUNTER
+        and max(member.epoch, member.incarnation, member.absences) <= _MAX_COUNTER
     )

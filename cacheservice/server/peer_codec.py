@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cacheservice.node.fences import Fence, Kind
 from cacheservice.node.operations import (
     Answer,
     Change,
@@ -115,3 +116,15 @@ def change_from_proto(replica: peer_pb2.ReplicaEntry, now: int) -> Change:
         tags=tuple(replica.tags),
     )
     return Change(replica.key, replica.version, entry)
+
+
+def fence_to_proto(fence: Fence) -> peer_pb2.Fence:
+    if fence.kind is Kind.TAG:
+        return peer_pb2.Fence(tag=fence.pattern, version=fence.version)
+    return peer_pb2.Fence(prefix=fence.pattern, version=fence.version)
+
+
+def fence_from_proto(fence: peer_pb2.Fence) -> Fence:
+    if fence.HasField("tag"):
+        return Fence(Kind.TAG, fence.tag, fence.version)
+    return Fence(Kind.PREFIX, fence.prefix, fence.version)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import chain, repeat
 
 from cacheservice.clock import Clock
 from cacheservice.config import Settings
@@ -15,7 +17,9 @@ from cacheservice.errors import (
     NodeIdMismatch,
 )
 from cacheservice.node.node import MAX_HOPS, Node
+from cacheservice.node.operations import Change
 from cacheservice.server import decode, encode, peer_codec
+from cacheservice.server.cluster_scan import ClusterScan
 from cacheservice.server.gossip import Gossip
 from cacheservice.server.guard import Admission, Context, guarded
 from cacheservice.server.streams import Begun, Streams
@@ -24,6 +28,8 @@ from cacheservice.v1.peer_pb2_grpc import PeerServiceServicer
 from cacheservice.wire import to_status
 
 _log = logging.getLogger(__name__)
+
+_Answer = peer_pb2.PeerServiceExchangeResponse
 
 
 class PeerServicer(PeerServiceServicer):
@@ -35,7 +41,9 @@ class PeerServicer(PeerServiceServicer):
         settings: Settings,
         admission: Admission,
         streams: Streams,
+        cluster_scan: ClusterScan,
     ) -> None:
+        self._cluster_scan = cluster_scan
         self._node = node
         self._gossip = gossip
         self._clock = clock
@@ -57,39 +65,63 @@ class PeerServicer(PeerServiceServicer):
         response.ring_epoch = self._node.ring_epoch
         return response
 
-    def _begin(
-        self, request: peer_pb2.PeerServiceExchangeRequest
-    ) -> Begun[peer_pb2.PeerServiceExchangeResponse]:
+    def _begin(self, request: peer_pb2.PeerServiceExchangeRequest) -> Begun[_Answer]:
+        kind = request.WhichOneof("request")
+        slow = {"forward": self._forward, "invalidate": self._invalidate, "scan": self._scan}.get(kind or "")
+        if slow is not None:
+            return partial(self._answer_later, request, slow)
         try:
-            match request.WhichOneof("request"):
-                case "forward":
-                    return partial(self._forward, request)
+            match kind:
                 case "replicate":
-                    response = peer_pb2.PeerServiceExchangeResponse(
-                        replicate=self._replicate(request.replicate)
-                    )
+                    response = _Answer(replicate=self._replicate(request.replicate))
                 case "fetch":
-                    response = peer_pb2.PeerServiceExchangeResponse(fetch=self._fetch(request.fetch))
+                    response = _Answer(fetch=self._fetch(request.fetch))
+                case "held":
+                    response = _Answer(held=self._held(request.held))
+                case "hand_over":
+                    response = _Answer(hand_over=self._hand_over(request.hand_over))
+                case "handed_over":
+                    response = _Answer(handed_over=self._handed_over(request.handed_over))
+                case "reading":
+                    response = _Answer(reading=self._reading(request.reading))
+                case "fences":
+                    response = _Answer(fences=self._fences(request.fences))
                 case _:
                     raise InvalidArgument.of("request", "present", "none")
         except CacheServiceError as error:
-            response = peer_pb2.PeerServiceExchangeResponse(error=to_status(error))
+            response = _Answer(error=to_status(error))
         except Exception:
             response = _defect()
         return self._addressed(request, response)
 
-    async def _forward(
-        self, request: peer_pb2.PeerServiceExchangeRequest
-    ) -> peer_pb2.PeerServiceExchangeResponse:
+    async def _answer_later(
+        self,
+        request: peer_pb2.PeerServiceExchangeRequest,
+        work: Callable[[peer_pb2.PeerServiceExchangeRequest], Awaitable[_Answer]],
+    ) -> _Answer:
         try:
-            timeout_ms = request.timeout_ms or self._default_timeout_ms
-            answers = await self._execute(request.forward, timeout_ms)
-            response = peer_pb2.PeerServiceExchangeResponse(forward=answers)
+            response = await work(request)
         except CacheServiceError as error:
-            response = peer_pb2.PeerServiceExchangeResponse(error=to_status(error))
+            response = _Answer(error=to_status(error))
         except Exception:
             response = _defect()
         return self._addressed(request, response)
+
+    async def _forward(self, request: peer_pb2.PeerServiceExchangeRequest) -> _Answer:
+        timeout_ms = request.timeout_ms or self._default_timeout_ms
+        return _Answer(forward=await self._execute(request.forward, timeout_ms))
+
+    async def _invalidate(self, request: peer_pb2.PeerServiceExchangeRequest) -> _Answer:
+        self._check(request.invalidate.header)
+        decode.batch_size("fences", request.invalidate.fences)
+        fences = list(map(peer_codec.fence_from_proto, request.invalidate.fences))
+        removed = await self._node.invalidations.take(fences)
+        return _Answer(invalidate=peer_pb2.InvalidateResponse(removed=removed))
+
+    async def _scan(self, request: peer_pb2.PeerServiceExchangeRequest) -> _Answer:
+        self._check(request.scan.header)
+        page = await self._cluster_scan.page_here(request.scan.scan, frozenset(request.scan.unreachable))
+        return _Answer(scan=page)
 
     async def _execute(self, request: peer_pb2.ForwardRequest, timeout_ms: int) -> peer_pb2.ForwardResponse:
         self._check(request.header)
@@ -108,7 +140,39 @@ class PeerServicer(PeerServiceServicer):
     def _replicate(self, request: peer_pb2.ReplicateRequest) -> peer_pb2.ReplicateResponse:
         self._check(request.header)
         decode.batch_size("entries", request.entries)
-        return peer_pb2.ReplicateResponse(versions=map(self._merge, request.entries))
+        header = request.header
+        return peer_pb2.ReplicateResponse(
+            versions=self._take(
+                request.entries,
+                lambda changes: self._node.owner.take_copies(changes, header.from_node, header.ring_epoch),
+            )
+        )
+
+    def _held(self, request: peer_pb2.HeldRequest) -> peer_pb2.HeldResponse:
+        self._check(request.header)
+        decode.batch_size("keys", request.keys)
+        return peer_pb2.HeldResponse(versions=map(self._node.shard.version, request.keys))
+
+    def _hand_over(self, request: peer_pb2.HandOverRequest) -> peer_pb2.HandOverResponse:
+        self._check(request.header)
+        decode.batch_size("entries", request.entries)
+        take_in = partial(self._node.owner.take_in, if_room=request.if_room)
+        return peer_pb2.HandOverResponse(versions=self._take(request.entries, take_in))
+
+    def _reading(self, request: peer_pb2.ReadingRequest) -> peer_pb2.ReadingResponse:
+        self._check(request.header)
+        return peer_pb2.ReadingResponse(version=self._node.shard.reading())
+
+    def _fences(self, request: peer_pb2.FencesRequest) -> peer_pb2.FencesResponse:
+        self._check(request.header)
+        fences = map(peer_codec.fence_to_proto, self._node.shard.fences)
+        return peer_pb2.FencesResponse(fences=fences)
+
+    def _handed_over(self, request: peer_pb2.HandedOverRequest) -> peer_pb2.HandedOverResponse:
+        self._check(request.header)
+        header = request.header
+        self._node.handed_over(header.from_node, header.ring_epoch, request.absences)
+        return peer_pb2.HandedOverResponse()
 
     def _fetch(self, request: peer_pb2.FetchRequest) -> peer_pb2.FetchResponse:
         self._check(request.header)
@@ -116,8 +180,10 @@ class PeerServicer(PeerServiceServicer):
         now = self._clock.now_ms()
         response = peer_pb2.FetchResponse()
         left = int(self._max_answer_bytes)
-        for change in map(self._node.shard.change, request.keys):
-            if change is None:
+        for change, known in zip(
+            map(self._node.shard.change, request.keys), chain(request.known_versions, repeat(0)), strict=False
+        ):
+            if change is None or change.version <= known:
                 continue
             entry = peer_codec.change_to_proto(change, now)
             left -= entry.ByteSize()
@@ -126,14 +192,23 @@ class PeerServicer(PeerServiceServicer):
             response.entries.append(entry)
         return response
 
-    def _merge(self, entry: peer_pb2.ReplicaEntry) -> int:
-        """The version held afterwards; 0 for an entry that no node within its bounds would have sent."""
-        try:
-            decode.replica(entry, self._bounds)
-        except InvalidArgument as error:
-            _log.warning("a copy was refused: %s", error)
-            return 0
-        return self._node.shard.merge(peer_codec.change_from_proto(entry, self._clock.now_ms()))
+    def _take(
+        self, entries: Sequence[peer_pb2.ReplicaEntry], take: Callable[[list[Change]], list[int]]
+    ) -> list[int]:
+        """The version held afterwards of each; 0 for one that no node within its bounds would have sent."""
+        now = self._clock.now_ms()
+        sound: list[Change] = []
+        refused: set[int] = set()
+        for row, entry in enumerate(entries):
+            try:
+                decode.replica(entry, self._bounds)
+            except InvalidArgument as error:
+                _log.warning("a copy was refused: %s", error)
+                refused.add(row)
+            else:
+                sound.append(peer_codec.change_from_proto(entry, now))
+        versions = iter(take(sound))
+        return [0 if row in refused else next(versions) for row in range(len(entries))]
 
     def _check(self, header: peer_pb2.PeerHeader) -> None:
         if header.cluster_id != self._cluster_id:
@@ -151,8 +226,6 @@ class PeerServicer(PeerServiceServicer):
         return response
 
 
-def _defect() -> peer_pb2.PeerServiceExchangeResponse:
+def _defect() -> _Answer:
     _log.exception("defect in PeerService")
-    return peer_pb2.PeerServiceExchangeResponse(
-        error=to_status(InternalError("a defect in the node; its log has the details"))
-    )
+    return _Answer(error=to_status(InternalError("a defect in the node; its log has the details")))

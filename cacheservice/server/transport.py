@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, cast
 
 from cacheservice.clock import Clock
 from cacheservice.errors import (
@@ -16,19 +16,22 @@ from cacheservice.errors import (
     NotReady,
     Unavailable,
 )
+from cacheservice.node.fences import Fence
 from cacheservice.node.operations import Answer, Change, Operation
 from cacheservice.node.transport import PeerUnreachable
 from cacheservice.server import peer_codec
 from cacheservice.server.channels import PeerChannels
 from cacheservice.server.peer_stream import Question, StreamEnded
-from cacheservice.v1 import peer_pb2
+from cacheservice.v1 import cache_pb2, peer_pb2
 
 _log = logging.getLogger(__name__)
 
 FORWARDS = "forwards"
 COPIES = "copies"
-"""Purposes of streams. Forwards wait for copies, and so must not stand before them: two nodes that forward
-to each other would each wait for the other to read on."""
+HANDOFF = "handoff"
+"""Purposes of streams. What is handed over can wait, and nothing should wait for it. Forwards wait for
+copies, and so must not stand before them: two nodes that forward to each other would each wait for the other
+to read on."""
 
 
 class GrpcTransport:
@@ -92,8 +95,7 @@ class GrpcTransport:
             replicate = peer_pb2.ReplicateRequest(header=self._header(node_id), entries=rows)
             return peer_pb2.PeerServiceExchangeRequest(replicate=replicate)
 
-        now = self._clock.now_ms()
-        rows = [peer_codec.change_to_proto(change, now) for change in changes]
+        rows = self._rows(changes)
         size = sum(len(row.value) for row in rows)
         question = Question("replicate", rows, size, timeout_ms, to_request, _replicate_rows)
         try:
@@ -102,10 +104,12 @@ class GrpcTransport:
             _log.warning("%s keeps no copies: %s", node_id, error)
             return [0] * len(changes)
 
-    async def fetch(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[Change]:
+    async def fetch(
+        self, node_id: str, keys: Sequence[str], versions: Sequence[int], *, timeout_ms: int
+    ) -> list[Change]:
         def to_request(rows: list[str]) -> peer_pb2.PeerServiceExchangeRequest:
             return peer_pb2.PeerServiceExchangeRequest(
-                fetch=peer_pb2.FetchRequest(header=self._header(node_id), keys=rows)
+                fetch=peer_pb2.FetchRequest(header=self._header(node_id), keys=rows, known_versions=versions)
             )
 
         question = Question("", list(keys), 0, timeout_ms, to_request, _fetch_rows)
@@ -116,6 +120,99 @@ class GrpcTransport:
             return []
         now = self._clock.now_ms()
         return [peer_codec.change_from_proto(entry, now) for entry in entries]
+
+    async def held(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[int]:
+        def to_request(rows: list[str]) -> peer_pb2.PeerServiceExchangeRequest:
+            return peer_pb2.PeerServiceExchangeRequest(
+                held=peer_pb2.HeldRequest(header=self._header(node_id), keys=rows)
+            )
+
+        question = Question("", list(keys), 0, timeout_ms, to_request, _held_rows)
+        return await self._ask_or_give_up(node_id, question)
+
+    async def hand_over(
+        self, node_id: str, changes: Sequence[Change], *, if_room: bool, timeout_ms: int
+    ) -> list[int]:
+        def to_request(rows: list[peer_pb2.ReplicaEntry]) -> peer_pb2.PeerServiceExchangeRequest:
+            return peer_pb2.PeerServiceExchangeRequest(
+                hand_over=peer_pb2.HandOverRequest(
+                    header=self._header(node_id), entries=rows, if_room=if_room
+                )
+            )
+
+        question = Question("", self._rows(changes), 0, timeout_ms, to_request, _hand_over_rows)
+        return await self._ask_or_give_up(node_id, question)
+
+    async def handed_over(self, node_id: str, ring_epoch: int, absences: int, *, timeout_ms: int) -> None:
+        def to_request(_: list[object]) -> peer_pb2.PeerServiceExchangeRequest:
+            header = self._header(node_id)
+            header.ring_epoch = ring_epoch
+            return peer_pb2.PeerServiceExchangeRequest(
+                handed_over=peer_pb2.HandedOverRequest(header=header, absences=absences)
+            )
+
+        question = Question("", [], 0, timeout_ms, to_request, _no_rows)
+        await self._ask_or_give_up(node_id, question)
+
+    async def reading(self, node_id: str, *, timeout_ms: int) -> int:
+        def to_request(_: list[object]) -> peer_pb2.PeerServiceExchangeRequest:
+            return peer_pb2.PeerServiceExchangeRequest(
+                reading=peer_pb2.ReadingRequest(header=self._header(node_id))
+            )
+
+        question = Question("", [], 0, timeout_ms, to_request, lambda response: [response.reading.version])
+        [version] = await self._ask_or_give_up(node_id, question, COPIES)
+        return int(version)
+
+    async def invalidate(self, node_id: str, fences: Sequence[Fence], *, timeout_ms: int) -> int:
+        def to_request(rows: list[peer_pb2.Fence]) -> peer_pb2.PeerServiceExchangeRequest:
+            return peer_pb2.PeerServiceExchangeRequest(
+                invalidate=peer_pb2.InvalidateRequest(header=self._header(node_id), fences=rows)
+            )
+
+        rows = list(map(peer_codec.fence_to_proto, fences))
+        question = Question(
+            "", rows, 0, timeout_ms, to_request, lambda response: [response.invalidate.removed]
+        )
+        [removed] = await self._ask_or_give_up(node_id, question, COPIES)
+        return int(removed)
+
+    async def fences(self, node_id: str, *, timeout_ms: int) -> list[Fence]:
+        def to_request(_: list[object]) -> peer_pb2.PeerServiceExchangeRequest:
+            return peer_pb2.PeerServiceExchangeRequest(
+                fences=peer_pb2.FencesRequest(header=self._header(node_id))
+            )
+
+        question = Question("", [], 0, timeout_ms, to_request, lambda response: list(response.fences.fences))
+        found = await self._ask_or_give_up(node_id, question, COPIES)
+        return list(map(peer_codec.fence_from_proto, found))
+
+    async def scan(
+        self, node_id: str, request: cache_pb2.ScanRequest, unreachable: Collection[str], *, timeout_ms: int
+    ) -> cache_pb2.ScanResponse:
+        """A page of what the node is the first to own. PeerUnreachable when it gives no answer."""
+
+        def to_request(_: list[object]) -> peer_pb2.PeerServiceExchangeRequest:
+            return peer_pb2.PeerServiceExchangeRequest(
+                scan=peer_pb2.ScanNodeRequest(
+                    header=self._header(node_id), scan=request, unreachable=unreachable
+                )
+            )
+
+        question = Question("", [], 0, timeout_ms, to_request, lambda response: [response.scan])
+        [page] = await self._ask(node_id, FORWARDS, question)
+        return cast("cache_pb2.ScanResponse", page)
+
+    async def _ask_or_give_up(self, node_id: str, question: Question, purpose: str = HANDOFF) -> list[Any]:
+        """The peer's answer; PeerUnreachable also when it refuses."""
+        try:
+            return await self._ask(node_id, purpose, question)
+        except CacheServiceError as error:
+            raise PeerUnreachable(node_id, error.message, maybe_done=False) from None
+
+    def _rows(self, changes: Sequence[Change]) -> list[peer_pb2.ReplicaEntry]:
+        now = self._clock.now_ms()
+        return [peer_codec.change_to_proto(change, now) for change in changes]
 
     async def _ask(self, node_id: str, purpose: str, question: Question) -> list[Any]:
         """The peer's answer. PeerUnreachable when it gave none; else the error that it answered with."""
@@ -160,3 +257,15 @@ def _replicate_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[int]
 
 def _fetch_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[peer_pb2.ReplicaEntry]:
     return list(response.fetch.entries)
+
+
+def _held_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[int]:
+    return list(response.held.versions)
+
+
+def _hand_over_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[int]:
+    return list(response.hand_over.versions)
+
+
+def _no_rows(_: peer_pb2.PeerServiceExchangeResponse) -> list[int]:
+    return []

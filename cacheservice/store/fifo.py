@@ -49,3 +49,6 @@ class FIFO:
 
     def items(self) -> Iterator[tuple[str, bytes]]:
         return self._queue.items()
+
+    def hottest(self) -> Iterator[tuple[str, bytes]]:
+        return self._queue.hottest()

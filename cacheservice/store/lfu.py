@@ -92,6 +92,11 @@ class LFU:
     def items(self) -> Iterator[tuple[str, bytes]]:
         return chain.from_iterable(queue.items() for queue in self._queues.values())
 
+    def hottest(self) -> Iterator[tuple[str, bytes]]:
+        return chain.from_iterable(
+            self._queues[uses].hottest() for uses in sorted(self._queues, reverse=True)
+        )
+
     def _append(self, key: str, uses: int, packed: bytes) -> None:
         self._uses[key] = uses
         self._queues[uses].append(key, packed)

@@ -53,3 +53,6 @@ class LRU:
 
     def items(self) -> Iterator[tuple[str, bytes]]:
         return self._queue.items()
+
+    def hottest(self) -> Iterator[tuple[str, bytes]]:
+        return self._queue.hottest()

@@ -41,18 +41,24 @@ class PartitionedStore:
     def delete(self, key: str) -> bool:
         return self._part(key).delete(key)
 
+    def drop(self, key: str) -> bool:
+        return self._part(key).drop(key)
+
+    def has_room(self, key: str, size: int) -> bool:
+        return self._part(key).has_room(key, size)
+
     def delete_many(self, keys: Sequence[str]) -> list[bool]:
         return [self._part(key).delete(key) for key in keys]
 
     def upkeep(self, now: int) -> bool:
         return any(store.upkeep(now) for store in self._stores)
 
-    def invalidate_tag(self, tag: str) -> Iterator[int]:
-        return chain.from_iterable(store.invalidate_tag(tag) for store in self._stores)
+    def invalidate_tag(self, tag: str, version: int) -> Iterator[list[str]]:
+        return chain.from_iterable(store.invalidate_tag(tag, version) for store in self._stores)
 
-    def invalidate_prefix(self, prefix: str) -> Iterator[int]:
+    def invalidate_prefix(self, prefix: str, version: int) -> Iterator[list[str]]:
         stores = [self._part(prefix)] if ":" in prefix else self._stores
-        return chain.from_iterable(store.invalidate_prefix(prefix) for store in stores)
+        return chain.from_iterable(store.invalidate_prefix(prefix, version) for store in stores)
 
     def scan(self, prefix: str, now: int, start: int = 0) -> Iterator[tuple[int, list[Found]]]:
         for number, store in enumerate(self._stores[start >> HASH_BITS :], start >> HASH_BITS):
@@ -61,6 +67,12 @@ class PartitionedStore:
             base = number << HASH_BITS
             for end, found in store.scan(prefix, now, max(start - base, 0)):
                 yield base + end, [(base + position, key, packed) for position, key, packed in found]
+
+    def walk(self, start: int = 0) -> Iterator[tuple[int, list[str]]]:
+        for number, store in enumerate(self._stores[start >> HASH_BITS :], start >> HASH_BITS):
+            base = number << HASH_BITS
+            for end, keys in store.walk(max(start - base, 0)):
+                yield base + end, keys
 
     def usage(self) -> Iterator[Usage]:
         return chain.from_iterable(store.usage() for store in self._stores)

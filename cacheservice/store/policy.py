@@ -50,3 +50,7 @@ class EvictionPolicy(Protocol):
     def items(self) -> Iterator[tuple[str, bytes]]:
         """Keys and entries, in no particular order. Nothing must be changed meanwhile."""
         ...
+
+    def hottest(self) -> Iterator[tuple[str, bytes]]:
+        """Keys and entries, about in the order of their worth. Nothing must be changed meanwhile."""
+        ...

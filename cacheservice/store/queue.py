@@ -70,6 +70,10 @@ class EntryQueue:
         """Keys and entries from first to last. The queue must not be changed meanwhile."""
         return chain(reversed(self.oldest.items()), self.newer.items())
 
+    def hottest(self) -> Iterator[tuple[str, bytes]]:
+        """Keys and entries from last to first. The queue must not be changed meanwhile."""
+        return chain(reversed(self.newer.items()), self.oldest.items())
+
     def __contains__(self, key: str) -> bool:
         return key in self.newer or key in self.oldest
 

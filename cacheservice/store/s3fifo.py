@@ -110,6 +110,9 @@ class S3FIFO:
     def items(self) -> Iterator[tuple[str, bytes]]:
         return chain(self._small.items(), self._main.items())
 
+    def hottest(self) -> Iterator[tuple[str, bytes]]:
+        return chain(self._main.hottest(), self._small.hottest())
+
     def _comes_again(self, key: str) -> bool:
         """Whether the key, which is not here, was given up so lately that it belongs into the main queue."""
         main = self._main

@@ -9,7 +9,7 @@ from cacheservice.errors import EntryTooLarge, Overloaded, ResourceExhausted
 from cacheservice.store.adaptive import Adaptive
 from cacheservice.store.cost import cost_in_bytes
 from cacheservice.store.curve import HitRatioCurve
-from cacheservice.store.entry import FLAGS, dead_before
+from cacheservice.store.entry import FLAGS, dead_before, version_of
 from cacheservice.store.fifo import FIFO
 from cacheservice.store.lfu import LFU
 from cacheservice.store.lru import LRU
@@ -41,6 +41,8 @@ MAX_OVERDRAFT = 32 << 20
 """Bytes, or an eighth of the bound, by which it may be exceeded before another large entry is refused, until
 `upkeep` has made room."""
 REMOVALS_AT_A_TIME = 500
+ROOM_BYTES = 1_024
+"""More than an entry without value costs."""
 RETRY_MS = 100
 EXPIRED_AT_A_TIME = 500
 
@@ -213,12 +215,21 @@ class Store:
 
     def delete(self, key: str) -> bool:
         """Removes the entry; False when there was none."""
+        is_removed = self.drop(key)
+        self.stats.deletes += is_removed
+        return is_removed
+
+    def drop(self, key: str) -> bool:
+        """As `delete`, but not counted as such."""
         if self._remove(self._segments[hash(key) >> self._shift], key) is None:
             return False
         if hash(key) < self.curve.below:
             self.curve.delete(key)
-        self.stats.deletes += 1
         return True
+
+    def has_room(self, key: str, size: int) -> bool:
+        """Whether an entry of about `size` bytes could be added without evicting another."""
+        return self.bytes + len(key) + size + ROOM_BYTES <= self.limit
 
     def set_many(self, entries: Sequence[tuple[str, bytes]]) -> list[ResourceExhausted | None]:
         """`set` of each key and packed entry; in order, what was raised for it."""
@@ -271,22 +282,22 @@ class Store:
             segment.compact()
             yield
 
-    def invalidate_tag(self, tag: str) -> Iterator[int]:
-        """Removes the entries with `tag`; each step looks at one segment, and tells how many it removed.
+    def invalidate_tag(self, tag: str, version: int) -> Iterator[list[str]]:
+        """Removes the entries with `tag` up to that version; each step looks at one segment and gives keys.
 
         A step costs a look-up, and as much as a delete for each of up to REMOVALS_AT_A_TIME entries.
         """
         for segment in self._each_segment():
-            yield from self._invalidate(segment.tags.keys(tag))
+            yield from self._invalidate(segment.tags.keys(tag), version)
 
-    def invalidate_prefix(self, prefix: str) -> Iterator[int]:
-        """Removes the entries whose key begins with `prefix`; each step tells how many it removed.
+    def invalidate_prefix(self, prefix: str, version: int) -> Iterator[list[str]]:
+        """Removes the entries up to that version whose key begins with `prefix`; each step gives some keys.
 
         A step looks at one segment, at every key in it, and removes up to REMOVALS_AT_A_TIME.
         """
         for segment in self._each_segment():
             keys = [key for key, _ in segment.policy.items() if key.startswith(prefix)]
-            yield from self._invalidate(keys)
+            yield from self._invalidate(keys, version)
 
     def scan(self, prefix: str, now: int, start: int = 0) -> Iterator[tuple[int, list[Found]]]:
         """The entries whose key begins with `prefix`, in the order of their hashes, from position `start`.
@@ -307,6 +318,14 @@ class Store:
             found.sort()
             yield end, found
             start = end
+
+    def walk(self, start: int = 0) -> Iterator[tuple[int, list[str]]]:
+        """All keys from position `start` on: each step gives those of one segment, about in the order of
+        their worth, and the position after that. Expired ones not yet removed are among them."""
+        while start <= _LAST_POSITION:
+            segment = self._segments[start >> self._shift]
+            start = (start >> HASH_BITS - segment.depth) + 1 << HASH_BITS - segment.depth
+            yield start, [key for key, _ in segment.policy.hottest()]
 
     def usage(self) -> Iterator[Usage]:
         """Entries and bytes by namespace: the sum of what each step finds in a segment.
@@ -363,16 +382,15 @@ class Store:
         if packed < segment.expiry.limit or packed[FLAGS]:
             segment.unindex(key, packed)
 
-    def _invalidate(self, keys: Sequence[str]) -> Iterator[int]:
+    def _invalidate(self, keys: Sequence[str], version: int) -> Iterator[list[str]]:
         for start in range(0, len(keys) or 1, REMOVALS_AT_A_TIME):
-            removed = 0
+            removed: list[str] = []
             for key in keys[start : start + REMOVALS_AT_A_TIME]:
                 # The segment may have been split since the step before.
-                if self._remove(self._segments[hash(key) >> self._shift], key) is not None:
-                    removed += 1
-                    if hash(key) < self.curve.below:
-                        self.curve.delete(key)
-            self.stats.invalidated += removed
+                packed = self._segments[hash(key) >> self._shift].policy.peek(key)
+                if packed is not None and version_of(packed) <= version and self.drop(key):
+                    removed.append(key)
+            self.stats.invalidated += len(removed)
             yield removed
 
     def _make_room(self, extra: int, segment: Segment, most: int, spare: int = 0) -> int:

@@ -115,6 +115,10 @@ class StatsResponse(_message.Message):
     REFUSED_FIELD_NUMBER: _builtins.int
     TOMBSTONES_FIELD_NUMBER: _builtins.int
     HINTS_FIELD_NUMBER: _builtins.int
+    HANDED_OFF_FIELD_NUMBER: _builtins.int
+    LET_GO_FIELD_NUMBER: _builtins.int
+    LEFT_TO_HAND_OFF_FIELD_NUMBER: _builtins.int
+    TOO_FAR_AHEAD_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
     NAMESPACES_FIELD_NUMBER: _builtins.int
     RING_EPOCH_FIELD_NUMBER: _builtins.int
@@ -154,6 +158,18 @@ class StatsResponse(_message.Message):
     """Tombstones of removed entries that are held."""
     hints: _builtins.int
     """Writes that replicas missed and have yet to be told of."""
+    handed_off: _builtins.int
+    """Entries given to other nodes because the ring changed."""
+    let_go: _builtins.int
+    """Entries dropped because other nodes own them since the ring changed, and have them."""
+    left_to_hand_off: _builtins.int
+    """Entries of which it has yet to be made sure that their owners have them; 0 when the ring has not
+    changed lately.
+    """
+    too_far_ahead: _builtins.int
+    """Versions that came from clocks more than a minute ahead of this node's. Those entries are kept, and
+    win over others of their key.
+    """
     ring_epoch: _builtins.int
     """The called node's ring epoch."""
     @_builtins.property
@@ -188,13 +204,17 @@ class StatsResponse(_message.Message):
         refused: _builtins.int = ...,
         tombstones: _builtins.int = ...,
         hints: _builtins.int = ...,
+        handed_off: _builtins.int = ...,
+        let_go: _builtins.int = ...,
+        left_to_hand_off: _builtins.int = ...,
+        too_far_ahead: _builtins.int = ...,
         parts: _abc.Iterable[Global___StorePart] | None = ...,
         namespaces: _abc.Iterable[Global___NamespaceUsage] | None = ...,
         ring_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "failovers", b"failovers", "forwarded", b"forwarded", "hints", b"hints", "hits", b"hits", "max_bytes", b"max_bytes", "misses", b"misses", "namespaces", b"namespaces", "node_id", b"node_id", "parts", b"parts", "policy", b"policy", "refused", b"refused", "replication_failures", b"replication_failures", "ring_epoch", b"ring_epoch", "sets", b"sets", "tombstones", b"tombstones", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "failovers", b"failovers", "forwarded", b"forwarded", "handed_off", b"handed_off", "hints", b"hints", "hits", b"hits", "left_to_hand_off", b"left_to_hand_off", "let_go", b"let_go", "max_bytes", b"max_bytes", "misses", b"misses", "namespaces", b"namespaces", "node_id", b"node_id", "parts", b"parts", "policy", b"policy", "refused", b"refused", "replication_failures", b"replication_failures", "ring_epoch", b"ring_epoch", "sets", b"sets", "tombstones", b"tombstones", "too_far_ahead", b"too_far_ahead", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

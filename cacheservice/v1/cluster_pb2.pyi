@@ -34,13 +34,15 @@ class _MemberStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemberSta
     last.
     """
     MEMBER_STATE_LEAVING: _MemberState.ValueType  # 3
-    """Is about to stop, and still answers. In the ring until it has left."""
+    """Gives away what it holds, and still answers. No longer in the ring."""
     MEMBER_STATE_LEFT: _MemberState.ValueType  # 4
     """Stopped on purpose. Not in the ring."""
     MEMBER_STATE_DEAD: _MemberState.ValueType  # 5
     """Did not refute in time. Not in the ring."""
     MEMBER_STATE_JOINING: _MemberState.ValueType  # 6
     """Has started, and does not serve yet. Not in the ring."""
+    MEMBER_STATE_WARMING: _MemberState.ValueType  # 7
+    """Serves, and is being given what others hold of its keys. In the ring."""
 
 class MemberState(_MemberState, metaclass=_MemberStateEnumTypeWrapper):
     """What the node believes of a member."""
@@ -54,13 +56,15 @@ MEMBER_STATE_SUSPECT: MemberState.ValueType  # 2
 last.
 """
 MEMBER_STATE_LEAVING: MemberState.ValueType  # 3
-"""Is about to stop, and still answers. In the ring until it has left."""
+"""Gives away what it holds, and still answers. No longer in the ring."""
 MEMBER_STATE_LEFT: MemberState.ValueType  # 4
 """Stopped on purpose. Not in the ring."""
 MEMBER_STATE_DEAD: MemberState.ValueType  # 5
 """Did not refute in time. Not in the ring."""
 MEMBER_STATE_JOINING: MemberState.ValueType  # 6
 """Has started, and does not serve yet. Not in the ring."""
+MEMBER_STATE_WARMING: MemberState.ValueType  # 7
+"""Serves, and is being given what others hold of its keys. In the ring."""
 Global___MemberState: _TypeAlias = MemberState  # noqa: Y015
 
 class _MemberPhase:
@@ -73,10 +77,14 @@ class _MemberPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemberPha
     """Never sent."""
     MEMBER_PHASE_JOINING: _MemberPhase.ValueType  # 1
     """It takes part in gossip, and holds no keys yet."""
-    MEMBER_PHASE_SERVING: _MemberPhase.ValueType  # 2
+    MEMBER_PHASE_WARMING: _MemberPhase.ValueType  # 2
+    """It owns keys and serves, but has yet to be given what others hold of them: it asks them before it
+    answers that it lacks a key.
+    """
+    MEMBER_PHASE_SERVING: _MemberPhase.ValueType  # 3
     """It serves."""
-    MEMBER_PHASE_LEAVING: _MemberPhase.ValueType  # 3
-    """It is about to stop, and still serves."""
+    MEMBER_PHASE_LEAVING: _MemberPhase.ValueType  # 4
+    """It owns no keys any longer, gives away what it holds, and still answers."""
 
 class MemberPhase(_MemberPhase, metaclass=_MemberPhaseEnumTypeWrapper):
     """What a member says of itself."""
@@ -85,10 +93,14 @@ MEMBER_PHASE_UNSPECIFIED: MemberPhase.ValueType  # 0
 """Never sent."""
 MEMBER_PHASE_JOINING: MemberPhase.ValueType  # 1
 """It takes part in gossip, and holds no keys yet."""
-MEMBER_PHASE_SERVING: MemberPhase.ValueType  # 2
+MEMBER_PHASE_WARMING: MemberPhase.ValueType  # 2
+"""It owns keys and serves, but has yet to be given what others hold of them: it asks them before it
+answers that it lacks a key.
+"""
+MEMBER_PHASE_SERVING: MemberPhase.ValueType  # 3
 """It serves."""
-MEMBER_PHASE_LEAVING: MemberPhase.ValueType  # 3
-"""It is about to stop, and still serves."""
+MEMBER_PHASE_LEAVING: MemberPhase.ValueType  # 4
+"""It owns no keys any longer, gives away what it holds, and still answers."""
 Global___MemberPhase: _TypeAlias = MemberPhase  # noqa: Y015
 
 @_typing.final
@@ -123,6 +135,7 @@ class Member(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
+    ABSENCES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """Its identity on the ring, 1 to 253 bytes; stays when the address changes."""
@@ -141,7 +154,11 @@ class Member(_message.Message):
     incarnation: _builtins.int
     """SWIM incarnation within that process, raised by the member alone to refute suspicion."""
     phase: Global___MemberPhase.ValueType
-    """What it last said of itself. It is in the ring unless it is joining, or its state is LEFT or DEAD."""
+    """What it last said of itself. It is in the ring while it is warming or serving, unless its
+    state is LEFT or DEAD.
+    """
+    absences: _builtins.int
+    """How often its process has found out that others took it for dead. It may have missed writes then."""
     reason: _builtins.str
     """Why the viewing node believes that, for people to read; empty between nodes."""
     def __init__(
@@ -156,11 +173,12 @@ class Member(_message.Message):
         epoch: _builtins.int = ...,
         incarnation: _builtins.int = ...,
         phase: Global___MemberPhase.ValueType = ...,
+        absences: _builtins.int = ...,
         reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "incarnation", b"incarnation", "node_id", b"node_id", "phase", b"phase", "reason", b"reason", "state", b"state", "version", b"version", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences", "address", b"address", "epoch", b"epoch", "incarnation", b"incarnation", "node_id", b"node_id", "phase", b"phase", "reason", b"reason", "state", b"state", "version", b"version", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

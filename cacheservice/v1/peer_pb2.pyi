@@ -32,6 +32,13 @@ class PeerServiceExchangeRequest(_message.Message):
     FORWARD_FIELD_NUMBER: _builtins.int
     REPLICATE_FIELD_NUMBER: _builtins.int
     FETCH_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    HAND_OVER_FIELD_NUMBER: _builtins.int
+    HANDED_OVER_FIELD_NUMBER: _builtins.int
+    READING_FIELD_NUMBER: _builtins.int
+    INVALIDATE_FIELD_NUMBER: _builtins.int
+    SCAN_FIELD_NUMBER: _builtins.int
+    FENCES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Chosen by the caller, unique among its requests in flight on this stream."""
     timeout_ms: _builtins.int
@@ -52,6 +59,34 @@ class PeerServiceExchangeRequest(_message.Message):
         them yet. Idempotent.
         """
 
+    @_builtins.property
+    def held(self) -> Global___HeldRequest:
+        """Asks which versions the receiver knows, to compare them. Idempotent."""
+
+    @_builtins.property
+    def hand_over(self) -> Global___HandOverRequest:
+        """Gives the receiver what it owns since the ring changed. Idempotent: the higher version stays."""
+
+    @_builtins.property
+    def handed_over(self) -> Global___HandedOverRequest:
+        """Gives word that there is no more to hand over. Idempotent."""
+
+    @_builtins.property
+    def reading(self) -> Global___ReadingRequest:
+        """Asks for a version above all that the receiver has given or seen. Idempotent."""
+
+    @_builtins.property
+    def invalidate(self) -> Global___InvalidateRequest:
+        """Has the receiver remove what was invalidated as a whole. Idempotent."""
+
+    @_builtins.property
+    def scan(self) -> Global___ScanNodeRequest:
+        """Lists what the receiver is the first to own. Idempotent."""
+
+    @_builtins.property
+    def fences(self) -> Global___FencesRequest:
+        """Asks for all invalidations that the receiver remembers. Idempotent."""
+
     def __init__(
         self,
         *,
@@ -60,12 +95,19 @@ class PeerServiceExchangeRequest(_message.Message):
         forward: Global___ForwardRequest | None = ...,
         replicate: Global___ReplicateRequest | None = ...,
         fetch: Global___FetchRequest | None = ...,
+        held: Global___HeldRequest | None = ...,
+        hand_over: Global___HandOverRequest | None = ...,
+        handed_over: Global___HandedOverRequest | None = ...,
+        reading: Global___ReadingRequest | None = ...,
+        invalidate: Global___InvalidateRequest | None = ...,
+        scan: Global___ScanNodeRequest | None = ...,
+        fences: Global___FencesRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fetch", b"fetch", "forward", b"forward", "replicate", b"replicate", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences", "fetch", b"fetch", "forward", b"forward", "hand_over", b"hand_over", "handed_over", b"handed_over", "held", b"held", "invalidate", b"invalidate", "reading", b"reading", "replicate", b"replicate", "request", b"request", "scan", b"scan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fetch", b"fetch", "forward", b"forward", "replicate", b"replicate", "request", b"request", "request_id", b"request_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences", "fetch", b"fetch", "forward", b"forward", "hand_over", b"hand_over", "handed_over", b"handed_over", "held", b"held", "invalidate", b"invalidate", "reading", b"reading", "replicate", b"replicate", "request", b"request", "request_id", b"request_id", "scan", b"scan", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["forward", "replicate", "fetch"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["forward", "replicate", "fetch", "held", "hand_over", "handed_over", "reading", "invalidate", "scan", "fences"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -81,6 +123,13 @@ class PeerServiceExchangeResponse(_message.Message):
     FORWARD_FIELD_NUMBER: _builtins.int
     REPLICATE_FIELD_NUMBER: _builtins.int
     FETCH_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    HAND_OVER_FIELD_NUMBER: _builtins.int
+    HANDED_OVER_FIELD_NUMBER: _builtins.int
+    READING_FIELD_NUMBER: _builtins.int
+    INVALIDATE_FIELD_NUMBER: _builtins.int
+    SCAN_FIELD_NUMBER: _builtins.int
+    FENCES_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     RING_EPOCH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
@@ -100,6 +149,34 @@ class PeerServiceExchangeResponse(_message.Message):
         """To a fetch."""
 
     @_builtins.property
+    def held(self) -> Global___HeldResponse:
+        """To a held."""
+
+    @_builtins.property
+    def hand_over(self) -> Global___HandOverResponse:
+        """To a hand_over."""
+
+    @_builtins.property
+    def handed_over(self) -> Global___HandedOverResponse:
+        """To a handed_over."""
+
+    @_builtins.property
+    def reading(self) -> Global___ReadingResponse:
+        """To a reading."""
+
+    @_builtins.property
+    def invalidate(self) -> Global___InvalidateResponse:
+        """To an invalidate."""
+
+    @_builtins.property
+    def scan(self) -> _cache_pb2.ScanResponse:
+        """To a scan."""
+
+    @_builtins.property
+    def fences(self) -> Global___FencesResponse:
+        """To a fences."""
+
+    @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Nothing of it was done."""
 
@@ -110,14 +187,21 @@ class PeerServiceExchangeResponse(_message.Message):
         forward: Global___ForwardResponse | None = ...,
         replicate: Global___ReplicateResponse | None = ...,
         fetch: Global___FetchResponse | None = ...,
+        held: Global___HeldResponse | None = ...,
+        hand_over: Global___HandOverResponse | None = ...,
+        handed_over: Global___HandedOverResponse | None = ...,
+        reading: Global___ReadingResponse | None = ...,
+        invalidate: Global___InvalidateResponse | None = ...,
+        scan: _cache_pb2.ScanResponse | None = ...,
+        fences: Global___FencesResponse | None = ...,
         error: _status_pb2.Status | None = ...,
         ring_epoch: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "fetch", b"fetch", "forward", b"forward", "replicate", b"replicate", "response", b"response"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "fences", b"fences", "fetch", b"fetch", "forward", b"forward", "hand_over", b"hand_over", "handed_over", b"handed_over", "held", b"held", "invalidate", b"invalidate", "reading", b"reading", "replicate", b"replicate", "response", b"response", "scan", b"scan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "fetch", b"fetch", "forward", b"forward", "replicate", b"replicate", "request_id", b"request_id", "response", b"response", "ring_epoch", b"ring_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "fences", b"fences", "fetch", b"fetch", "forward", b"forward", "hand_over", b"hand_over", "handed_over", b"handed_over", "held", b"held", "invalidate", b"invalidate", "reading", b"reading", "replicate", b"replicate", "request_id", b"request_id", "response", b"response", "ring_epoch", b"ring_epoch", "scan", b"scan"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["forward", "replicate", "fetch", "error"]  # noqa: Y015
+    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["forward", "replicate", "fetch", "held", "hand_over", "handed_over", "reading", "invalidate", "scan", "fences", "error"]  # noqa: Y015
     _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
 
@@ -454,6 +538,7 @@ class FetchRequest(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    KNOWN_VERSIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> Global___PeerHeader:
         """Whom it is for."""
@@ -462,15 +547,22 @@ class FetchRequest(_message.Message):
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At most 10,000."""
 
+    @_builtins.property
+    def known_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The version of each key that the sender has; what is no later is left out of the answer. Empty: 0 for
+        all.
+        """
+
     def __init__(
         self,
         *,
         header: Global___PeerHeader | None = ...,
         keys: _abc.Iterable[_builtins.str] | None = ...,
+        known_versions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "keys", b"keys", "known_versions", b"known_versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -499,6 +591,377 @@ class FetchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FetchResponse: _TypeAlias = FetchResponse  # noqa: Y015
+
+@_typing.final
+class HeldRequest(_message.Message):
+    """Keys whose versions are to be compared."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___PeerHeader:
+        """Whom it is for."""
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___PeerHeader | None = ...,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldRequest: _TypeAlias = HeldRequest  # noqa: Y015
+
+@_typing.final
+class HeldResponse(_message.Message):
+    """The versions that are known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """For each key the version of its entry or of its removal; 0 when nothing is known of it."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldResponse: _TypeAlias = HeldResponse  # noqa: Y015
+
+@_typing.final
+class HandOverRequest(_message.Message):
+    """Entries, and removals, for a node that owns them since the ring changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    IF_ROOM_FIELD_NUMBER: _builtins.int
+    if_room: _builtins.bool
+    """True: entries that would drive others out of the receiver's store are not wanted."""
+    @_builtins.property
+    def header(self) -> Global___PeerHeader:
+        """Whom it is for."""
+
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaEntry]:
+        """At most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___PeerHeader | None = ...,
+        entries: _abc.Iterable[Global___ReplicaEntry] | None = ...,
+        if_room: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "header", b"header", "if_room", b"if_room"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandOverRequest: _TypeAlias = HandOverRequest  # noqa: Y015
+
+@_typing.final
+class HandOverResponse(_message.Message):
+    """What became of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """As in ReplicateResponse; 0 also for want of room."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandOverResponse: _TypeAlias = HandOverResponse  # noqa: Y015
+
+@_typing.final
+class HandedOverRequest(_message.Message):
+    """Word that for the ring of the header's ring_epoch the sender has nothing more to hand over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    ABSENCES_FIELD_NUMBER: _builtins.int
+    absences: _builtins.int
+    """How often the receiver had been away, as the sender knew when it began."""
+    @_builtins.property
+    def header(self) -> Global___PeerHeader:
+        """Whom it is for."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___PeerHeader | None = ...,
+        absences: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandedOverRequest: _TypeAlias = HandedOverRequest  # noqa: Y015
+
+@_typing.final
+class HandedOverResponse(_message.Message):
+    """The word has been noted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandedOverResponse: _TypeAlias = HandedOverResponse  # noqa: Y015
+
+@_typing.final
+class ReadingRequest(_message.Message):
+    """Asks for a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___PeerHeader:
+        """Whom it is for."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___PeerHeader | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadingRequest: _TypeAlias = ReadingRequest  # noqa: Y015
+
+@_typing.final
+class ReadingResponse(_message.Message):
+    """The version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Above all that the receiver has given or seen."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadingResponse: _TypeAlias = ReadingResponse  # noqa: Y015
+
+@_typing.final
+class Fence(_message.Message):
+    """What one invalidation covers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    tag: _builtins.str
+    """Those that were written with the tag."""
+    prefix: _builtins.str
+    """Those whose key starts with the prefix; all, when it is empty."""
+    version: _builtins.int
+    """Of those the ones with this version or a lower one."""
+    def __init__(
+        self,
+        *,
+        tag: _builtins.str = ...,
+        prefix: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["covers", b"covers", "prefix", b"prefix", "tag", b"tag"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["covers", b"covers", "prefix", b"prefix", "tag", b"tag", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_covers: _TypeAlias = _typing.Literal["tag", "prefix"]  # noqa: Y015
+    _WhichOneofArgType_covers: _TypeAlias = _typing.Literal["covers", b"covers"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_covers) -> _WhichOneofReturnType_covers | None: ...
+
+Global___Fence: _TypeAlias = Fence  # noqa: Y015
+
+@_typing.final
+class InvalidateRequest(_message.Message):
+    """What is to be removed, and not taken in any longer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    FENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___PeerHeader:
+        """Whom it is for."""
+
+    @_builtins.property
+    def fences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fence]:
+        """At most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___PeerHeader | None = ...,
+        fences: _abc.Iterable[Global___Fence] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvalidateRequest: _TypeAlias = InvalidateRequest  # noqa: Y015
+
+@_typing.final
+class InvalidateResponse(_message.Message):
+    """What was removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    removed: _builtins.int
+    """Entries that the receiver is the first to own."""
+    def __init__(
+        self,
+        *,
+        removed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvalidateResponse: _TypeAlias = InvalidateResponse  # noqa: Y015
+
+@_typing.final
+class FencesRequest(_message.Message):
+    """Asks what was invalidated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___PeerHeader:
+        """Whom it is for."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___PeerHeader | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FencesRequest: _TypeAlias = FencesRequest  # noqa: Y015
+
+@_typing.final
+class FencesResponse(_message.Message):
+    """What was invalidated in the last ten minutes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FENCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def fences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fence]:
+        """The highest of each pattern."""
+
+    def __init__(
+        self,
+        *,
+        fences: _abc.Iterable[Global___Fence] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FencesResponse: _TypeAlias = FencesResponse  # noqa: Y015
+
+@_typing.final
+class ScanNodeRequest(_message.Message):
+    """Asks for a page of a scan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    SCAN_FIELD_NUMBER: _builtins.int
+    UNREACHABLE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___PeerHeader:
+        """Whom it is for."""
+
+    @_builtins.property
+    def scan(self) -> _cache_pb2.ScanRequest:
+        """Which page, of the receiver alone."""
+
+    @_builtins.property
+    def unreachable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that could not be reached: what they own first is listed by the next owner."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___PeerHeader | None = ...,
+        scan: _cache_pb2.ScanRequest | None = ...,
+        unreachable: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "scan", b"scan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "scan", b"scan", "unreachable", b"unreachable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScanNodeRequest: _TypeAlias = ScanNodeRequest  # noqa: Y015
 
 @_typing.final
 class Rumour(_message.Message):

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import grpc
 
+from cacheservice.client.topology import is_in_ring
 from cacheservice.v1.cluster_pb2 import (
     MEMBER_STATE_ALIVE,
-    MEMBER_STATE_LEAVING,
-    MEMBER_STATE_SUSPECT,
     DescribeRequest,
     Topology,
 )
@@ -101,8 +100,7 @@ class NodeProcess:
 
     def in_ring(self) -> set[str]:
         """The ids of the members that this node has in its ring, suspects among them."""
-        states = (MEMBER_STATE_ALIVE, MEMBER_STATE_SUSPECT, MEMBER_STATE_LEAVING)
-        return {m.node_id for m in self.topology().members if m.state in states}
+        return {member.node_id for member in self.topology().members if is_in_ring(member)}
 
     def address_of(self, node_id: str) -> str:
         """Where this node believes the member to be."""

@@ -509,10 +509,8 @@ def test_a_field_out_of_bounds_is_named(
     "rpc",
     [
         "CacheService/Watch",
-        "AdminService/Drain",
         "AdminService/HotKeys",
         "AdminService/Snapshot",
-        "AdminService/Flush",
     ],
 )
 def test_an_rpc_that_is_not_served_is_named(grpcurl: Grpcurl, key: str, rpc: str) -> None:

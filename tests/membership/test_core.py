@@ -363,7 +363,8 @@ def test_leaving_is_told_to_everybody_and_is_no_death() -> None:
     told = [output for output in outputs if isinstance(output, Send)]
     assert {send.to_node for send in told} == {"a", "b"}
     assert harness.core.local.label == "leaving"
-    assert harness.core.local.is_in_ring
+    assert harness.core.local.is_established
+    assert not harness.core.local.is_in_ring
     assert not harness.core.is_heard
     for send in told:
         assert isinstance(send.message.body, Ping)

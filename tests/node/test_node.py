@@ -17,7 +17,7 @@ from cacheservice.errors import (
     WrongOwner,
 )
 from cacheservice.node.namespaces import Namespaces
-from cacheservice.node.node import MAX_HOPS, Node, NodeConfig, _Call
+from cacheservice.node.node import MAX_HOPS, Node, NodeConfig
 from cacheservice.node.operations import (
     Answer,
     Change,
@@ -36,9 +36,11 @@ from cacheservice.node.transport import PeerUnreachable
 from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember
 from cacheservice.store import Entry, Store, unpack
+from tests.node.no_transport import NoTransport
 
 NAMES = ("n1", "n2", "n3", "n4")
 RING = Ring([RingMember(name) for name in NAMES])
+VIEW = View(RING, stays=dict.fromkeys(NAMES, 1), absences=dict.fromkeys(NAMES, 0))
 TIMEOUT_MS = 4_000
 
 
@@ -77,7 +79,7 @@ class Cluster:
         return {name for name, node in self.nodes.items() if node.shard.store.peek(key, now)}
 
 
-class _Transport:
+class _Transport(NoTransport):
     def __init__(self, cluster: Cluster, source: str) -> None:
         self._cluster = cluster
         self._source = source
@@ -105,7 +107,9 @@ class _Transport:
         self._answer(node_id)
         return held
 
-    async def fetch(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[Change]:
+    async def fetch(
+        self, node_id: str, keys: Sequence[str], versions: Sequence[int], *, timeout_ms: int
+    ) -> list[Change]:
         self._call(node_id, len(keys))
         known = map(self._cluster.nodes[node_id].shard.change, keys)
         self._answer(node_id)
@@ -231,13 +235,13 @@ async def test_a_replica_gets_what_it_missed_once_it_answers(cluster: Cluster) -
     cluster.down.add("n3")
     await cluster.execute("n2", Set(key, b"new"), Delete(gone), Set(key, b"newest"))
     node = cluster.nodes["n2"]
-    assert node.hints == 2
-    await node.replay_hints()
-    assert node.hints == 2
+    assert len(node.owner.replicator.hints) == 2
+    await node.owner.replay_hints()
+    assert len(node.owner.replicator.hints) == 2
     cluster.down.clear()
     cluster.clock.advance(NodeConfig("n2").shun_ms)
-    await node.replay_hints()
-    assert node.hints == 0
+    await node.owner.replay_hints()
+    assert len(node.owner.replicator.hints) == 0
     held = cluster.nodes["n3"].shard.store
     entry = held.peek(key, cluster.clock.now_ms())
     assert entry is not None
@@ -253,7 +257,7 @@ async def test_an_owner_gets_what_was_written_while_it_did_not_answer(cluster: C
     cluster.down.clear()
     for node in cluster.nodes.values():
         cluster.clock.advance(NodeConfig("n1").shun_ms)
-        await node.replay_hints()
+        await node.owner.replay_hints()
     answer = await cluster.one("n2", Get(key))
     assert isinstance(answer, GetResult)
     assert (answer.value, answer.served_by) == (b"new", "n2")
@@ -283,8 +287,7 @@ async def test_writes_of_one_key_that_overtake_each_other_are_all_confirmed(clus
     assert earlier is not None
     assert later is not None
     cluster.nodes["n3"].shard.merge(later)
-    call = _Call(cluster.clock.now_ms() + TIMEOUT_MS, 0)
-    assert await owner._replicate(call, [earlier], [["n3"]]) == [(earlier.version, 1)]
+    assert await owner.replicate([earlier], TIMEOUT_MS) == [(earlier.version, 1)]
     for name in ("n2", "n3"):
         entry = cluster.nodes[name].shard.store.peek(key, cluster.clock.now_ms())
         assert entry is not None
@@ -295,7 +298,7 @@ async def test_an_owner_that_is_new_has_what_the_others_hold(cluster: Cluster) -
     key, counter = key_owned_by("n2", "n3"), key_owned_by("n2", "n4")
     await cluster.execute("n1", Set(key, b"v", ttl_ms=5_000, tags=("t",)), Increment(counter, 41))
     newcomer = cluster.nodes["n2"] = cluster._make("n2", Ring([]))
-    newcomer.set_view(View(RING))
+    newcomer.set_view(VIEW)
     found = await cluster.one("n1", Get(key))
     assert isinstance(found, GetResult)
     assert (found.value, found.ttl_ms, found.served_by) == (b"v", 5_000, "n2")
@@ -305,7 +308,10 @@ async def test_an_owner_that_is_new_has_what_the_others_hold(cluster: Cluster) -
     cluster.calls.clear()
     await cluster.one("n2", Get(key))
     assert cluster.calls == []
-    cluster.clock.advance(NodeConfig("n2").settling_ms)
+    for other in ("n1", "n3", "n4"):
+        assert not newcomer.is_settled
+        newcomer.handed_over(other, RING.epoch, 0)
+    assert newcomer.is_settled
     await cluster.one("n2", Get(key_owned_by("n2", "n1")))
     assert cluster.calls == []
 
@@ -315,7 +321,7 @@ async def test_what_was_removed_is_not_fetched_back(cluster: Cluster) -> None:
     await cluster.one("n1", Set(key, b"v"))
     await cluster.one("n1", Delete(key))
     newcomer = cluster.nodes["n2"] = cluster._make("n2", Ring([]))
-    newcomer.set_view(View(RING))
+    newcomer.set_view(VIEW)
     answer = await cluster.one("n2", Get(key))
     assert isinstance(answer, GetResult)
     assert answer.outcome is GetOutcome.MISS
@@ -373,7 +379,7 @@ async def test_a_replica_that_is_down_does_not_fail_the_write_unless_asked_to(cl
     answer = await cluster.one("n2", Set(key, b"v"))
     assert isinstance(answer, SetResult)
     assert answer.replicas == 1
-    assert cluster.nodes["n2"].replication_failures == 1
+    assert cluster.nodes["n2"].owner.replicator.failures == 1
     refused = await cluster.one("n1", Set(key, b"w", min_replicas=2))
     assert isinstance(refused, TooFewReplicas)
     assert refused.metadata == {"replicas": "1", "min_replicas": "2"}

@@ -5,13 +5,18 @@ from collections.abc import Sequence
 
 import pytest
 
-from cacheservice.node.operations import Answer, Change, Operation
+from cacheservice.clock import ManualClock
+from cacheservice.node.operations import Change
+from cacheservice.node.peers import Peers
 from cacheservice.node.replication import Copies, Replicator
 from cacheservice.node.transport import PeerUnreachable
+from cacheservice.node.view import View
+from cacheservice.ring import Ring
 from cacheservice.store import Entry
+from tests.node.no_transport import NoTransport
 
 
-class SlowTransport:
+class SlowTransport(NoTransport):
     """Answers a replica's request once it is let go; refuses while `is_down`."""
 
     def __init__(self) -> None:
@@ -26,20 +31,6 @@ class SlowTransport:
         await self.let_go.wait()
         return [change.version for change in changes]
 
-    async def forward(
-        self,
-        node_id: str,
-        operations: Sequence[Operation],
-        *,
-        hops_left: int,
-        unreachable: frozenset[str],
-        timeout_ms: int,
-    ) -> list[Answer]:
-        raise AssertionError
-
-    async def fetch(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[Change]:
-        raise AssertionError
-
 
 def change(key: str, version: int) -> Change:
     return Change(key, version, Entry(b"v", version, 0))
@@ -52,7 +43,8 @@ def transport() -> SlowTransport:
 
 @pytest.fixture
 def replicator(transport: SlowTransport) -> Replicator:
-    return Replicator(transport, lambda _: False, lambda _: None, lambda _: None)
+    peers = Peers("n1", View(Ring(())), 0, ManualClock(), lambda _: None)
+    return Replicator(transport, peers)
 
 
 async def test_a_write_missed_while_an_older_one_is_replayed_is_hinted_anew(

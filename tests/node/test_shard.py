@@ -26,7 +26,7 @@ from cacheservice.node.operations import (
     Touch,
     TouchResult,
 )
-from cacheservice.node.shard import MAX_TOMBSTONES, TOMBSTONE_MS, Shard
+from cacheservice.node.shard import MAX_TOMBSTONE_BYTES, TOMBSTONE_BYTES, TOMBSTONE_MS, Shard
 from cacheservice.store import Entry, Store, unpack
 
 
@@ -294,6 +294,8 @@ def test_a_copy_that_does_not_fit_takes_the_older_one_with_it() -> None:
 
 
 def test_tombstones_are_bounded(at: Fixture) -> None:
-    for number in range(MAX_TOMBSTONES + 10):
-        at.shard.merge(Change(str(number), 1, None))
-    assert at.shard.tombstones == MAX_TOMBSTONES
+    most = MAX_TOMBSTONE_BYTES // (TOMBSTONE_BYTES + 1_000)
+    for number in range(most + 10):
+        at.shard.merge(Change(f"{number:1000}", 1, None))
+    assert at.shard.tombstones == most
+    assert at.shard.removed()[-1] == f"{most + 9:1000}"

@@ -5,9 +5,15 @@ import asyncio
 import pytest
 
 from cacheservice.clock import ManualClock
+from cacheservice.node.fences import Fence, Kind
 from cacheservice.node.sweeps import SEGMENTS_PER_PAGE, Limits, Sweeps
 from cacheservice.store import Entry, Store, pack
 from cacheservice.store.store import SEGMENTS_COUNTED
+
+
+def everything(_: str) -> bool:
+    return True
+
 
 LIMITS = Limits(100, 1 << 20)
 
@@ -38,8 +44,8 @@ async def test_others_have_their_turn_meanwhile(store: Store, sweeps: Sweeps) ->
             await asyncio.sleep(0)
 
     task = asyncio.create_task(other())
-    assert await sweeps.invalidate_tag("t1") == 10_000
-    assert await sweeps.invalidate_prefix("key:") == 20_000
+    assert await sweeps.remove(Fence(Kind.TAG, "t1", 1), lambda _: True) == 10_000
+    assert await sweeps.remove(Fence(Kind.PREFIX, "key:", 1), lambda _: True) == 20_000
     task.cancel()
     assert turns > 10
     assert len(store) == 0
@@ -51,7 +57,7 @@ async def test_pages_hold_each_entry_once(store: Store, sweeps: Sweeps) -> None:
     position: int | None = 0
     sizes = []
     while position is not None:
-        page = await sweeps.scan("key:", position, LIMITS)
+        page = await sweeps.scan("key:", position, LIMITS, everything)
         keys += [key for key, _ in page.entries]
         sizes.append(len(page.entries))
         position = page.next_position
@@ -62,10 +68,10 @@ async def test_pages_hold_each_entry_once(store: Store, sweeps: Sweeps) -> None:
 async def test_a_page_is_bounded_in_bytes_but_holds_one_entry(store: Store, sweeps: Sweeps) -> None:
     fill(store, 10, size=1_000)
     with_values = Limits(100, 4_000, with_values=True)
-    assert len((await sweeps.scan("", 0, with_values)).entries) == 3
-    assert len((await sweeps.scan("", 0, Limits(100, 4_000))).entries) == 10
-    assert len((await sweeps.scan("", 0, Limits(100, 500))).entries) == 3
-    page = await sweeps.scan("", 0, Limits(100, 10))
+    assert len((await sweeps.scan("", 0, with_values, everything)).entries) == 3
+    assert len((await sweeps.scan("", 0, Limits(100, 4_000), everything)).entries) == 10
+    assert len((await sweeps.scan("", 0, Limits(100, 500), everything)).entries) == 3
+    page = await sweeps.scan("", 0, Limits(100, 10), everything)
     assert len(page.entries) == 1
     assert page.next_position is not None
 
@@ -78,7 +84,7 @@ async def test_a_page_ends_when_it_has_looked_through_enough(
     position: int | None = 0
     pages = 0
     while position is not None:
-        page = await sweeps.scan("other", position, LIMITS)
+        page = await sweeps.scan("other", position, LIMITS, everything)
         assert page.entries == []
         position = page.next_position
         pages += 1
@@ -88,7 +94,7 @@ async def test_a_page_ends_when_it_has_looked_through_enough(
 async def test_expired_entries_are_not_listed(store: Store, sweeps: Sweeps) -> None:
     store.set("dead", pack(Entry(b"", 1, 0, expires=1_000)))
     store.set("stale", pack(Entry(b"", 1, 0, expires=1_000, stale_ms=1)))
-    assert [key for key, _ in (await sweeps.scan("", 0, LIMITS)).entries] == ["stale"]
+    assert [key for key, _ in (await sweeps.scan("", 0, LIMITS, everything)).entries] == ["stale"]
 
 
 async def test_usage_is_exact_in_a_small_store(store: Store, sweeps: Sweeps) -> None:

@@ -229,10 +229,8 @@ async def test_a_client_that_gives_up_in_mid_batch_leaves_nothing_behind(channel
 
 
 NOT_YET = [
-    (AdminServiceStub, "Drain", admin_pb2.DrainRequest()),
     (AdminServiceStub, "HotKeys", admin_pb2.HotKeysRequest()),
     (AdminServiceStub, "Snapshot", admin_pb2.SnapshotRequest()),
-    (AdminServiceStub, "Flush", admin_pb2.FlushRequest()),
 ]
 NOT_YET_STREAMING = [
     (CacheServiceStub, "Watch", pb.WatchRequest()),

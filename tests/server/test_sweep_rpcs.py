@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
 import pytest
 
-from cacheservice.errors import InvalidArgument, Unimplemented
+from cacheservice.errors import ClusterIdMismatch, InvalidArgument
 from cacheservice.v1 import admin_pb2, cluster_pb2
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
@@ -105,20 +106,81 @@ async def test_what_is_out_of_bounds_is_refused_by_name(
     assert error.metadata["field"] == field
 
 
-async def test_several_nodes_refuse_what_would_reach_only_one(start_node: StartNode) -> None:
+@pytest.fixture
+async def several(start_node: StartNode) -> list[grpc.aio.Channel]:
+    """Three nodes, each of which holds what it owns."""
     first = await start_node(node_id="n1")
-    cluster: Any = ClusterServiceStub(first)
-    described = await cluster.Describe(cluster_pb2.DescribeRequest())
-    address = described.topology.members[0].address
-    second: Any = CacheServiceStub(await start_node(node_id="n2", seeds=address))
-    for call in (
-        second.InvalidateTag(pb.InvalidateTagRequest(tag="t")),
-        second.InvalidatePrefix(pb.InvalidatePrefixRequest(prefix="p")),
-        second.Scan(pb.ScanRequest()),
-    ):
-        error = await error_of(call)
-        assert isinstance(error, Unimplemented)
-        assert "one node" in error.message
+    describe = ClusterServiceStub(first).Describe
+    [member] = (await describe(cluster_pb2.DescribeRequest())).topology.members
+    channels = [first, *[await start_node(node_id=name, seeds=member.address) for name in ("n2", "n3")]]
+    async with asyncio.timeout(10):
+        while True:
+            topologies = [
+                (await ClusterServiceStub(each).Describe(cluster_pb2.DescribeRequest())).topology
+                for each in channels
+            ]
+            states = [[member.state for member in topology.members] for topology in topologies]
+            if states == [[cluster_pb2.MEMBER_STATE_ALIVE] * 3] * 3:
+                return channels
+            await asyncio.sleep(0.01)
+
+
+async def test_invalidations_and_scans_reach_all_nodes(several: list[grpc.aio.Channel]) -> None:
+    caches: list[Any] = list(map(CacheServiceStub, several))
+    await fill(caches[0], 60, tags=["t"])
+    await caches[0].BatchSet(
+        pb.BatchSetRequest(requests=[pb.SetRequest(key=f"other:{n}", value=b"v") for n in range(40)])
+    )
+    keys: list[str] = []
+    token = ""
+    while True:
+        page = await caches[1].Scan(pb.ScanRequest(page_size=7, page_token=token))
+        keys += [entry.key for entry in page.entries]
+        token = page.next_page_token
+        if not token:
+            break
+    assert sorted(keys) == sorted([f"item:{n}" for n in range(60)] + [f"other:{n}" for n in range(40)])
+    assert list(page.unreachable) == []
+    assert (await caches[2].InvalidatePrefix(pb.InvalidatePrefixRequest(prefix="item:1"))).removed == 11
+    assert (await caches[1].InvalidateTag(pb.InvalidateTagRequest(tag="t"))).removed == 49
+    for cache in caches:
+        found = await cache.BatchGet(pb.BatchGetRequest(keys=[f"item:{n}" for n in range(60)]))
+        assert {result.response.outcome for result in found.results} == {pb.GET_OUTCOME_MISS}
+
+
+async def test_flush_empties_all_nodes_if_the_cluster_is_named(several: list[grpc.aio.Channel]) -> None:
+    cache: Any = CacheServiceStub(several[0])
+    admin: Any = AdminServiceStub(several[1])
+    await fill(cache, 30)
+    assert isinstance(await error_of(admin.Flush(admin_pb2.FlushRequest())), ClusterIdMismatch)
+    flushed = await admin.Flush(admin_pb2.FlushRequest(cluster_id="cacheservice"))
+    assert (flushed.removed, list(flushed.unreachable)) == (30, [])
+    for channel in several:
+        stats = await AdminServiceStub(channel).Stats(admin_pb2.StatsRequest())
+        assert stats.entries == 0
+
+
+async def test_a_drained_node_leaves_its_entries_with_the_others(several: list[grpc.aio.Channel]) -> None:
+    caches: list[Any] = list(map(CacheServiceStub, several))
+    await fill(caches[0], 300)
+    drained = await AdminServiceStub(several[2]).Drain(admin_pb2.DrainRequest(deadline_seconds=20))
+    assert drained.handed_off > 0
+    assert drained.left_behind == 0
+    again = await AdminServiceStub(several[2]).Drain(admin_pb2.DrainRequest(deadline_seconds=20))
+    assert again == drained
+    for channel in several[:2]:
+        assert (await AdminServiceStub(channel).Stats(admin_pb2.StatsRequest())).entries == 300
+    for cache in caches:
+        found = await cache.BatchGet(pb.BatchGetRequest(keys=[f"item:{n}" for n in range(300)]))
+        assert {result.response.outcome for result in found.results} == {pb.GET_OUTCOME_HIT}
+
+
+async def test_a_deadline_to_drain_has_bounds(channel: grpc.aio.Channel) -> None:
+    drain: Any = AdminServiceStub(channel).Drain
+    for seconds in (-1.0, 3_601.0, float("nan")):
+        error = await error_of(drain(admin_pb2.DrainRequest(deadline_seconds=seconds)))
+        assert isinstance(error, InvalidArgument)
+        assert error.metadata["field"] == "deadline_seconds"
 
 
 async def test_stats_tell_of_parts_namespaces_and_other_amounts_of_memory(start_node: StartNode) -> None:

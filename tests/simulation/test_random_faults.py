@@ -83,7 +83,7 @@ async def scenario(seed: int, skew_ms: int) -> list[str]:
     world.network.hung.clear()
     await world.until_whole(60)
     async with asyncio.timeout(60):
-        while any(node.node.hints for node in world.nodes.values()):
+        while any(node.node.owner.replicator.hints.nodes() for node in world.nodes.values()):
             await asyncio.sleep(0.1)
     await asyncio.sleep(2)
     assert not any("-> dead" in line for line in world.trace), "the pauses are too long for this test"

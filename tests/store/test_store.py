@@ -147,16 +147,17 @@ class StoreAgainstDict(RuleBasedStateMachine):
         assert all(dead_at(packed) <= self.now for key, packed in held.items() if key not in kept)
         assert [key for key, packed in kept.items() if dead_at(packed) + TICK_MS <= self.now] == []
 
-    @rule(tag=TAGS)
-    def invalidate_tag(self, tag: str) -> None:
-        tagged = {key for key, packed in self.held().items() if tag in unpack(packed).tags}
-        self._invalidate(self.store.invalidate_tag(tag), tagged)
+    @rule(tag=TAGS, age=st.integers(0, 5))
+    def invalidate_tag(self, tag: str, age: int) -> None:
+        version = max(0, self.version - age)
+        tagged = {key for key in self._up_to(version) if tag in unpack(self.held()[key]).tags}
+        self._invalidate(self.store.invalidate_tag(tag, version), tagged)
 
-    @rule(prefix=PREFIXES)
-    def invalidate_prefix(self, prefix: str) -> None:
-        self._invalidate(
-            self.store.invalidate_prefix(prefix), {key for key in self.held() if key.startswith(prefix)}
-        )
+    @rule(prefix=PREFIXES, age=st.integers(0, 5))
+    def invalidate_prefix(self, prefix: str, age: int) -> None:
+        version = max(0, self.version - age)
+        found = {key for key in self._up_to(version) if key.startswith(prefix)}
+        self._invalidate(self.store.invalidate_prefix(prefix, version), found)
 
     @rule(prefix=PREFIXES, page=st.integers(1, 5))
     def scan_by_pages(self, prefix: str, page: int) -> None:
@@ -257,9 +258,12 @@ class StoreAgainstDict(RuleBasedStateMachine):
         assert self.store.stats.misses - misses == found.count(None)
         assert self.store.stats.hits - hits == len(keys) - found.count(None)
 
-    def _invalidate(self, steps: Iterator[int], keys: set[Key]) -> None:
+    def _up_to(self, version: int) -> set[Key]:
+        return {key for key, packed in self.held().items() if unpack(packed).version <= version}
+
+    def _invalidate(self, steps: Iterator[list[str]], keys: set[Key]) -> None:
         held, invalidated = self.held(), self.store.stats.invalidated
-        assert sum(steps) == len(keys)
+        assert sorted(key for step in steps for key in step) == sorted(keys)
         assert self.held() == {key: packed for key, packed in held.items() if key not in keys}
         assert self.store.stats.invalidated - invalidated == len(keys)
 
@@ -305,8 +309,8 @@ def take_a_step(machine: StoreAgainstDict, random: Random) -> None:
         (3, machine.wait_for_the_next_death),
         (1, lambda: machine.wait(random.choice([1_000, HORIZON_MS // 2]))),
         (3, machine.upkeep),
-        (1, lambda: machine.invalidate_tag(tag)),
-        (1, lambda: machine.invalidate_prefix(f"{prefix}{random.randrange(8)}")),
+        (1, lambda: machine.invalidate_tag(tag, random.randrange(3))),
+        (1, lambda: machine.invalidate_prefix(f"{prefix}{random.randrange(8)}", random.randrange(3))),
         (2, lambda: machine.scan_by_pages(prefix, random.randrange(1, 6))),
         (10, lambda: machine.go_on_with_the_scan() if machine.scan else machine.begin_a_scan(prefix)),
     ]
@@ -399,7 +403,7 @@ def test_compacting_changes_nothing(policy: str) -> None:
     assert {key: store.peek(key, 0) for key in store} == held
     check_books(store)
     upkeep(store, 6_000)
-    assert sum(store.invalidate_tag("red")) == len(held) - store.stats.expired_unseen > 0
+    assert sum(map(len, store.invalidate_tag("red", 1))) == len(held) - store.stats.expired_unseen > 0
     assert store.bytes == len(store) == 0
 
 
@@ -588,7 +592,7 @@ def test_keys_whose_hashes_begin_alike_are_found_all_the_same(
     assert [key for _, step in store.scan("", 0) for _, key, _ in step] == [ends[0], *crowd, ends[1]]
     depths = [segment.depth for _, segment in places(store)]
     assert (min(depths), max(depths)) == (1, 14)
-    assert sum(store.invalidate_tag("all")) == 18
+    assert sum(map(len, store.invalidate_tag("all", 1))) == 18
     check_books(store)
 
 
@@ -644,8 +648,8 @@ def test_an_invalidation_finds_what_was_there_when_it_began_although_segments_sp
     segments = len(list(places(store)))
     removed = 0
     others = count()
-    for step in store.invalidate_tag("red") if by == "tag" else store.invalidate_prefix("p:"):
-        removed += step
+    for step in store.invalidate_tag("red", 1) if by == "tag" else store.invalidate_prefix("p:", 1):
+        removed += len(step)
         for number in islice(others, 200):
             store.set(Key(f"q:{number}"), PLAIN)
     assert len(list(places(store))) > segments
@@ -662,5 +666,5 @@ def test_a_step_of_an_invalidation_or_a_scan_looks_at_one_segment(most_in_a_segm
     ends = [end for end, _ in store.scan("p:", 0)]
     assert ends == sorted(set(ends))
     assert ends[-1] == 1 << HASH_BITS
-    assert max(store.invalidate_tag("red")) <= most_in_a_segment
+    assert max(map(len, store.invalidate_tag("red", 1))) <= most_in_a_segment
     assert list(store.scan("p:", 0, 1 << HASH_BITS)) == []

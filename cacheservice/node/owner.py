@@ -1,0 +1,300 @@
+"""What a node does with the keys that it owns: it makes sure that it missed nothing, does what is asked, and
+has it copied."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from cacheservice.clock import Clock
+from cacheservice.errors import CacheServiceError, NotReady, TooFewMembers, TooFewReplicas, shown
+from cacheservice.node.operations import Answer, Change, Get, GetResult, Operation, Set, SetResult
+from cacheservice.node.peers import Peers
+from cacheservice.node.replication import Replicator
+from cacheservice.node.settling import Settling
+from cacheservice.node.shard import Shard
+from cacheservice.node.transport import PeerUnreachable, Transport
+
+NOWHERE: frozenset[str] = frozenset()
+
+STILL_MS = 1_000
+"""A node that did nothing for so long was stopped, and may have missed writes that others have hints of."""
+DOUBT_MS = 5_000
+"""For how long after that it asks the others, in which they give it what it missed."""
+REFUSE_MS = 500
+"""For how long after that it writes nothing: what it is asked then was asked while it was stopped, and its
+callers have long since turned to another owner."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerConfig:
+    """A node's identity, how many nodes hold a key, and its patience. Times in milliseconds."""
+
+    node_id: str
+    replication_factor: int = 2
+    min_members: int = 0
+    """With fewer nodes in the ring writes are refused."""
+    replication_timeout_ms: int = 500
+    """How long a write waits for its replicas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What holds for a whole request while it is routed."""
+
+    clock: Clock
+    deadline: int
+    hops_left: int
+
+    def attempt_ms(self, limit_ms: int) -> int:
+        """Time for one attempt: half of what is left at most, so that the caller still hears of it, and
+        can ask another owner, when the attempt fails."""
+        return max(1, min(limit_ms, (self.deadline - self.clock.now_ms()) // 2))
+
+
+class Owner:
+    """Operations on keys that are this node's own."""
+
+    def __init__(
+        self,
+        config: OwnerConfig,
+        shard: Shard,
+        clock: Clock,
+        transport: Transport,
+        peers: Peers,
+        settling: Settling,
+        on_stray: Callable[[], None],
+        learn_fences: Callable[[int], Awaitable[bool]],
+    ) -> None:
+        self._on_stray = on_stray
+        self._learn_fences = learn_fences
+        self._lacks_fences = True
+        """Whether this node may have missed invalidations."""
+        self.shard = shard
+        self.replicator = Replicator(transport, peers)
+        self._config = config
+        self._node_id = config.node_id
+        self._clock = clock
+        self._transport = transport
+        self._peers = peers
+        self._settling = settling
+        self._active_at = clock.now_ms()
+        self._doubts_until = 0
+        self._refuses_until = 0
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether any key has other holders beside this node."""
+        view = self._peers.view
+        return (self._config.replication_factor > 1 and len(view.ring.members) > 1) or view.before is not None
+
+    def is_sure_of(self, keys: Iterable[str]) -> bool:
+        """Whether nobody else can know more of the keys than this node."""
+        if self._is_settled():
+            return True
+        return all(map(self._is_sure_of, keys))
+
+    def refusal(self) -> CacheServiceError | None:
+        """Why this node writes nothing now; None when it does."""
+        if self._note_activity() < self._refuses_until and len(self._peers.view.ring.members) > 1:
+            return NotReady("this node stood still, and has yet to catch up; another one can answer")
+        members, least = len(self._peers.view.ring.members), self._config.min_members
+        if members < least:
+            return TooFewMembers(
+                f"writes need {least} nodes in the ring (min_members), this node knows of {members}",
+                members=str(members),
+                min_members=str(least),
+            )
+        return None
+
+    async def execute(
+        self, call: Call, operations: Sequence[Operation], unreachable: frozenset[str]
+    ) -> list[Answer]:
+        """Does the operations here, in order. Nodes that are `unreachable` are not tried for copies."""
+        if not self._is_settled():
+            await self._consult(call, operations)
+        answers: list[Answer] = []
+        changes: list[Change] = []
+        positions: list[int] = []
+        refusal = self.refusal()
+        for operation in operations:
+            change = None
+            answer: Answer
+            try:
+                if refusal is not None and not isinstance(operation, Get):
+                    raise refusal
+                answer, change = self.shard.apply(operation)
+            except CacheServiceError as error:
+                answer = error
+            if change is not None:
+                changes.append(change)
+                positions.append(len(answers))
+            answers.append(answer)
+        if changes:
+            waited_for = {
+                operation.key
+                for operation in operations
+                if isinstance(operation, Set) and operation.min_replicas > 1
+            }
+            written = await self.replicate(call, changes, unreachable, waited_for)
+            for position, (version, copies) in zip(positions, written, strict=True):
+                answers[position] = _written(operations[position], answers[position], version, 1 + copies)
+        return answers
+
+    async def replicate(
+        self,
+        call: Call,
+        changes: Sequence[Change],
+        unreachable: frozenset[str] = NOWHERE,
+        waited_for: Collection[str] = (),
+    ) -> list[tuple[int, int]]:
+        """The version of each change in the end, and how many replicas hold it, or something later.
+
+        Namespaces whose copies are made later have none by then, but for keys that are `waited_for`.
+
+        A replica that has a later version, while this node has not, shows that this node missed a write: it
+        was made while it could not be reached. The change, which is the later one in truth, gets a version
+        above that and goes out again.
+        """
+        targets = [self._replicas(change.key, unreachable, waited_for) for change in changes]
+        timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
+        copies = await self.replicator.replicate(changes, targets, timeout_ms)
+        newer: dict[int, Change] = {}
+        for position, (change, made) in enumerate(zip(changes, copies, strict=True)):
+            if made.latest > change.version:
+                outdone = self.shard.outdo(change, made.latest)
+                if outdone is not None:
+                    newer[position] = outdone
+        if newer:
+            timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
+            again = [targets[position] for position in newer]
+            second = await self.replicator.replicate(list(newer.values()), again, timeout_ms)
+            for position, made in zip(newer, second, strict=True):
+                copies[position] = made
+        return [
+            (newer[position].version if position in newer else change.version, copies[position].count)
+            for position, change in enumerate(changes)
+        ]
+
+    def take_copies(self, changes: Sequence[Change], sender: str, ring_epoch: int) -> list[int]:
+        """Takes over what another node wrote; the version of each key that is here afterwards, as of merge.
+
+        Where that node has another ring, owners that it does not know of are told what is news here.
+        """
+        view = self._peers.view
+        self._look_for_strays(changes)
+        if ring_epoch == view.ring.epoch:
+            return [self.shard.merge(change) for change in changes]
+        versions: list[int] = []
+        for change in changes:
+            known = self.shard.version(change.key)
+            versions.append(self.shard.merge(change))
+            if known < change.version == versions[-1]:
+                for node_id in view.ring.owners(change.key, self._config.replication_factor):
+                    if node_id not in (self._node_id, sender):
+                        self.replicator.hints.add(node_id, change.key)
+        return versions
+
+    def take_in(self, changes: Sequence[Change], *, if_room: bool) -> list[int]:
+        """Takes over what another node handed over; versions as from `take_copies`."""
+        self._look_for_strays(changes)
+        return [self.shard.take_in(change, if_room=if_room) for change in changes]
+
+    async def replay_hints(self) -> None:
+        """Sends what they missed to the nodes that can be reached again. To be called often."""
+        self._note_activity()
+        view = self._peers.view
+        with_keys = {*view.stays, *(member.node_id for member in view.ring.members)}
+        for node_id in self.replicator.hints.nodes():
+            if node_id in with_keys and not self._peers.is_avoided(node_id):
+                await self.replicator.replay(node_id, self.shard.change, self._config.replication_timeout_ms)
+
+    async def _consult(self, call: Call, operations: Sequence[Operation]) -> None:
+        """Takes over what other holders have of the keys, unless this node is sure of them.
+
+        An owner that gave somebody no answer is asked all the same, since a miss costs the caller a query;
+        one that gossip suspects is not.
+        """
+        by_node: dict[str, list[str]] = {}
+        for key in {operation.key: None for operation in operations}:
+            if not self._is_sure_of(key):
+                for node_id in self._holders(key):
+                    if node_id not in self._peers.view.suspects:
+                        by_node.setdefault(node_id, []).append(key)
+        timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
+        if self._lacks_fences and by_node:
+            self._lacks_fences = not await self._learn_fences(timeout_ms)
+        await asyncio.gather(*(self._fetch(*item, timeout_ms) for item in by_node.items()))
+
+    async def _fetch(self, node_id: str, keys: list[str], timeout_ms: int) -> None:
+        known = list(map(self.shard.version, keys))
+        try:
+            changes = await self._transport.fetch(node_id, keys, known, timeout_ms=timeout_ms)
+        except PeerUnreachable:
+            self._peers.failed(node_id)
+            return
+        self._peers.answered(node_id)
+        for change in changes:
+            self.shard.merge(change)
+
+    def _is_settled(self) -> bool:
+        return self._settling.is_settled and self._note_activity() >= self._doubts_until
+
+    def _note_activity(self) -> int:
+        """Notices when this node did not run for a while; the time."""
+        now = self._clock.now_ms()
+        if now - self._active_at > STILL_MS:
+            self._doubts_until = now + DOUBT_MS
+            self._refuses_until = now + REFUSE_MS
+            self._lacks_fences = True
+        self._active_at = now
+        return now
+
+    def _is_sure_of(self, key: str) -> bool:
+        return (
+            self._active_at >= self._doubts_until and self.shard.knows(key) and self._settling.was_owner(key)
+        )
+
+    def _look_for_strays(self, changes: Iterable[Change]) -> None:
+        """Notices entries that come from nodes with another view, and do not belong here in this one's."""
+        view = self._peers.view
+        if view.before is not None:
+            return
+        for change in changes:
+            if self._node_id not in view.ring.owners(change.key, self._config.replication_factor):
+                self._on_stray()
+                return
+
+    def _holders(self, key: str) -> list[str]:
+        holders = self._peers.view.holders(key, self._config.replication_factor)
+        return [node_id for node_id in holders if node_id != self._node_id]
+
+    def _replicas(self, key: str, unreachable: frozenset[str], waited_for: Collection[str]) -> list[str]:
+        """The other holders of `key`, but for those that are told later; they are hinted."""
+        others = self._holders(key)
+        if not unreachable and not self.shard.namespaces.any_async:
+            return others
+        told_later = self.shard.namespaces.of(key).is_async and key not in waited_for
+        now: list[str] = []
+        for node_id in others:
+            if told_later or node_id in unreachable:
+                self.replicator.hints.add(node_id, key)
+            else:
+                now.append(node_id)
+        return now
+
+
+def _written(operation: Operation, answer: Answer, version: int, replicas: int) -> Answer:
+    """The answer to a write that now has `version` on so many nodes."""
+    if isinstance(answer, CacheServiceError | GetResult):
+        return answer
+    if not isinstance(answer, SetResult) or not isinstance(operation, Set):
+        return replace(answer, version=version)
+    if replicas < operation.min_replicas:
+        return TooFewReplicas(
+            f"{shown(operation.key)} is on {replicas} nodes, not on {operation.min_replicas}",
+            replicas=str(replicas),
+            min_replicas=str(operation.min_replicas),
+        )
+    return replace(answer, version=version, replicas=replicas)
