@@ -21,7 +21,7 @@ START_SECONDS = 60.0
 @contextmanager
 def cacheservice(nodes: int = 1, *, max_memory: str = "512MiB") -> Iterator[list[str]]:
     """A cluster of nodes, each replicating to one other; their addresses."""
-    ports = _free_ports(nodes)
+    ports = free_ports(nodes)
     addresses = [f"127.0.0.1:{port}" for port in ports]
     with ExitStack() as stack:
         for number, address in enumerate(addresses):
@@ -37,10 +37,10 @@ def cacheservice(nodes: int = 1, *, max_memory: str = "512MiB") -> Iterator[list
 @contextmanager
 def redis(*, port: int | None = None, options: Sequence[str] = ()) -> Iterator[str]:
     """A redis-server without persistence; its address."""
-    port = port or _free_ports(1)[0]
+    port = port or free_ports(1)[0]
     with TemporaryDirectory() as folder:
         command = [
-            *(_program("redis-server"), "--port", str(port), "--save", "", "--appendonly", "no"),
+            *(program("redis-server"), "--port", str(port), "--save", "", "--appendonly", "no"),
             *("--bind", "127.0.0.1", "--dir", folder, *options),
         ]
         with _running(command, f"127.0.0.1:{port}"):
@@ -53,7 +53,7 @@ def redis_cluster() -> Iterator[list[str]]:
     with ExitStack() as stack:
         addresses = [stack.enter_context(redis(options=("--cluster-enabled", "yes"))) for _ in range(6)]
         _run(
-            _program("redis-cli"),
+            program("redis-cli"),
             "--cluster",
             "create",
             *addresses,
@@ -69,23 +69,23 @@ def redis_cluster() -> Iterator[list[str]]:
 @contextmanager
 def nutcracker(server: str) -> Iterator[str]:
     """twemproxy in front of the redis-server; its address."""
-    [port, stats_port] = _free_ports(2)
+    [port, stats_port] = free_ports(2)
     with TemporaryDirectory() as folder:
         settings = Path(folder, "nutcracker.yml")
         settings.write_text(
             f"pool:\n  listen: 127.0.0.1:{port}\n  redis: true\n  distribution: ketama\n"
             f"  servers:\n   - {server}:1\n"
         )
-        command = [_program("nutcracker"), "-c", str(settings), "-s", str(stats_port), "-m", "16384"]
+        command = [program("nutcracker"), "-c", str(settings), "-s", str(stats_port), "-m", "16384"]
         with _running(command, f"127.0.0.1:{port}"):
             yield f"127.0.0.1:{port}"
 
 
 @contextmanager
 def memcached() -> Iterator[str]:
-    [port] = _free_ports(1)
+    [port] = free_ports(1)
     command = [
-        _program("memcached"),
+        program("memcached"),
         "-p",
         str(port),
         "-l",
@@ -138,7 +138,7 @@ def _answers(address: str) -> bool:
 
 def _is_formed(address: str) -> bool:
     port = address.rpartition(":")[2]
-    command = [_program("redis-cli"), "-p", port, "cluster", "info"]
+    command = [program("redis-cli"), "-p", port, "cluster", "info"]
     return b"cluster_state:ok" in subprocess.run(command, check=True, capture_output=True).stdout
 
 
@@ -146,14 +146,14 @@ def _run(*command: str) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     path = shutil.which(name)
     if path is None:
         raise BenchmarkImpossible(f"{name} is not installed")
     return path
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Below the range from which the system itself takes ports for outgoing connections."""
     found: list[int] = []
     for port in range(17_000, 27_000):
