@@ -161,7 +161,8 @@ class Handoff:
         return self._view is not None and self._view.places_as(view)
 
     def _lets_go(self, view: View) -> bool:
-        return view.before is None and self._settling.is_settled and self._node_id in view.stays
+        is_calm = view.before is None and not view.suspects
+        return is_calm and self._settling.is_settled and self._node_id in view.stays
 
     async def _sweep(self, view: View, which: _Pass) -> bool:
         """Hands over what is not handed over yet; False when the view has changed meanwhile."""

@@ -103,8 +103,8 @@ class Invalidations:
             if not self._peers.is_avoided(node_id):
                 try:
                     await self.take(await self._transport.fences(node_id, timeout_ms=timeout_ms))
-                except PeerUnreachable:
-                    self._peers.failed(node_id)
+                except PeerUnreachable as failure:
+                    self._peers.failed(failure, timeout_ms)
                 else:
                     return True
         return not others
@@ -123,8 +123,8 @@ class Invalidations:
     async def _reading(self, node_id: str, timeout_ms: int) -> int | None:
         try:
             return await self._transport.reading(node_id, timeout_ms=timeout_ms)
-        except PeerUnreachable:
-            self._peers.failed(node_id)
+        except PeerUnreachable as failure:
+            self._peers.failed(failure, timeout_ms)
             return None
 
     async def _tell(self, node_id: str, timeout_ms: int) -> int | None:
@@ -144,8 +144,8 @@ class Invalidations:
             for start in range(0, len(fences), FENCES_AT_A_TIME):
                 some = fences[start : start + FENCES_AT_A_TIME]
                 removed += await self._transport.invalidate(node_id, some, timeout_ms=timeout_ms)
-        except PeerUnreachable:
-            self._peers.failed(node_id)
+        except PeerUnreachable as failure:
+            self._peers.failed(failure, timeout_ms)
             return None
         self._told[node_id] = (stay, noted)
         return removed

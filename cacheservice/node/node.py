@@ -248,16 +248,17 @@ class Node:
         self, call: Call, node_id: str, operations: Sequence[Operation], unreachable: frozenset[str]
     ) -> Sequence[Answer | None]:
         self.stats.forwarded += len(operations)
+        timeout_ms = call.attempt_ms(self._config.forward_timeout_ms)
         try:
             answers = await self._transport.forward(
                 node_id,
                 operations,
                 hops_left=call.hops_left - 1,
                 unreachable=unreachable,
-                timeout_ms=call.attempt_ms(self._config.forward_timeout_ms),
+                timeout_ms=timeout_ms,
             )
         except PeerUnreachable as failure:
-            self._peers.failed(node_id)
+            self._peers.failed(failure, timeout_ms)
             self.stats.failovers += len(operations)
             return [
                 OutcomeUnknown(f"{failure}; it may or may not have been done", node=node_id)

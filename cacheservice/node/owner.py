@@ -11,13 +11,15 @@ from cacheservice.clock import Clock
 from cacheservice.errors import CacheServiceError, NotReady, TooFewMembers, TooFewReplicas, shown
 from cacheservice.node.operations import Answer, Change, Get, GetResult, Operation, Set, SetResult
 from cacheservice.node.peers import Peers
-from cacheservice.node.replication import Replicator
+from cacheservice.node.replication import Copies, Replicator
 from cacheservice.node.settling import Settling
 from cacheservice.node.shard import Shard
 from cacheservice.node.transport import PeerUnreachable, Transport
 
 NOWHERE: frozenset[str] = frozenset()
 
+MOST_STAND_INS = 2
+"""Nodes of the ring after the owners that may keep copies for those."""
 STILL_MS = 1_000
 """A node that did nothing for so long was stopped, and may have missed writes that others have hints of."""
 DOUBT_MS = 5_000
@@ -157,9 +159,11 @@ class Owner:
         was made while it could not be reached. The change, which is the later one in truth, gets a version
         above that and goes out again.
         """
-        targets = [self._replicas(change.key, unreachable, waited_for) for change in changes]
+        targets = [self._replicas(change.key, waited_for) for change in changes]
         timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
-        copies = await self.replicator.replicate(changes, targets, timeout_ms)
+        copies = await self.replicator.replicate(changes, targets, timeout_ms, unreachable)
+        if any(made.missed for made in copies):
+            await self._have_others_stand_in(call, changes, copies, unreachable)
         newer: dict[int, Change] = {}
         for position, (change, made) in enumerate(zip(changes, copies, strict=True)):
             if made.latest > change.version:
@@ -169,7 +173,7 @@ class Owner:
         if newer:
             timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
             again = [targets[position] for position in newer]
-            second = await self.replicator.replicate(list(newer.values()), again, timeout_ms)
+            second = await self.replicator.replicate(list(newer.values()), again, timeout_ms, unreachable)
             for position, made in zip(newer, second, strict=True):
                 copies[position] = made
         return [
@@ -231,8 +235,8 @@ class Owner:
         known = list(map(self.shard.version, keys))
         try:
             changes = await self._transport.fetch(node_id, keys, known, timeout_ms=timeout_ms)
-        except PeerUnreachable:
-            self._peers.failed(node_id)
+        except PeerUnreachable as failure:
+            self._peers.failed(failure, timeout_ms)
             return
         self._peers.answered(node_id)
         for change in changes:
@@ -270,19 +274,41 @@ class Owner:
         holders = self._peers.view.holders(key, self._config.replication_factor)
         return [node_id for node_id in holders if node_id != self._node_id]
 
-    def _replicas(self, key: str, unreachable: frozenset[str], waited_for: Collection[str]) -> list[str]:
-        """The other holders of `key`, but for those that are told later; they are hinted."""
+    def _replicas(self, key: str, waited_for: Collection[str]) -> list[str]:
+        """The other holders of `key`; nobody when they are told later, and then they are hinted."""
         others = self._holders(key)
-        if not unreachable and not self.shard.namespaces.any_async:
-            return others
-        told_later = self.shard.namespaces.of(key).is_async and key not in waited_for
-        now: list[str] = []
-        for node_id in others:
-            if told_later or node_id in unreachable:
+        namespaces = self.shard.namespaces
+        if namespaces.any_async and key not in waited_for and namespaces.of(key).is_async:
+            for node_id in others:
                 self.replicator.hints.add(node_id, key)
-            else:
-                now.append(node_id)
-        return now
+            return []
+        return others
+
+    async def _have_others_stand_in(
+        self, call: Call, changes: Sequence[Change], copies: list[Copies], unreachable: frozenset[str]
+    ) -> None:
+        """Gives changes whose replica gave no answer to the next node of the ring, which owns them if that
+        replica is dead."""
+        count = self._config.replication_factor
+        positions: list[int] = []
+        targets: list[list[str]] = []
+        for position, (change, made) in enumerate(zip(changes, copies, strict=True)):
+            lacking = min(made.missed, count - 1 - made.count)
+            if lacking > 0:
+                next_nodes = self._peers.view.ring.owners(change.key, count + MOST_STAND_INS)[count:]
+                useful = [
+                    node_id
+                    for node_id in next_nodes
+                    if node_id not in unreachable and node_id not in self._peers.view.suspects
+                ]
+                positions.append(position)
+                targets.append(useful[:lacking])
+        timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
+        chosen = [changes[position] for position in positions]
+        made_there = await self.replicator.replicate(chosen, targets, timeout_ms, unreachable, hints=False)
+        for position, made in zip(positions, made_there, strict=True):
+            copies[position].count += made.count
+            copies[position].latest = max(copies[position].latest, made.latest)
 
 
 def _written(operation: Operation, answer: Answer, version: int, replicas: int) -> Answer:

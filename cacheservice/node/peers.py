@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cacheservice.clock import Clock
+from cacheservice.node.transport import PeerUnreachable
 from cacheservice.node.view import Shunned, View
+
+LEAST_PATIENCE_MS = 200
+"""A peer that gave no answer for a shorter time than this may only be busy."""
 
 
 class Peers:
@@ -31,6 +35,9 @@ class Peers:
     def answered(self, node_id: str) -> None:
         self._shunned.answered(node_id)
 
-    def failed(self, node_id: str) -> None:
-        self._shunned.failed(node_id, self._clock.now_ms())
-        self._on_failed(node_id)
+    def failed(self, failure: PeerUnreachable, waited_ms: int) -> None:
+        """To be told of calls without answer. That of a caller in a hurry says nothing of the peer."""
+        if failure.maybe_done and waited_ms < LEAST_PATIENCE_MS:
+            return
+        self._shunned.failed(failure.node_id, self._clock.now_ms())
+        self._on_failed(failure.node_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from cacheservice.node.hints import Hints
@@ -16,9 +16,10 @@ HINTS_AT_A_TIME = 500
 
 @dataclass(slots=True)
 class Copies:
-    """How many replicas hold a change or something later, and the latest version that one of them holds."""
+    """How many replicas hold a change or something later, how many gave no answer, and the latest version."""
 
     count: int = 0
+    missed: int = 0
     latest: int = 0
 
 
@@ -36,27 +37,33 @@ class Replicator:
         self._peers = peers
 
     async def replicate(
-        self, changes: Sequence[Change], targets: Sequence[Sequence[str]], timeout_ms: int
+        self,
+        changes: Sequence[Change],
+        targets: Sequence[Sequence[str]],
+        timeout_ms: int,
+        unreachable: Collection[str] = (),
+        *,
+        hints: bool = True,
     ) -> list[Copies]:
-        """Gives each change to its targets, and waits for their answers at most `timeout_ms`."""
+        """Gives each change to its targets, and waits for their answers at most `timeout_ms`.
+
+        Those that are `unreachable` are not tried. Without `hints` it is not remembered who missed what.
+        """
         by_node: dict[str, list[int]] = {}
         for position, node_ids in enumerate(targets):
             for node_id in node_ids:
                 by_node.setdefault(node_id, []).append(position)
         copies = [Copies() for _ in changes]
+        answers: Sequence[list[int] | None] = [None] * len(by_node)
         try:
-            if len(by_node) == 1:
-                [(node_id, positions)] = by_node.items()
-                await self._send(node_id, positions, changes, copies, timeout_ms)
-            elif by_node:
-                await asyncio.gather(
-                    *(self._send(*item, changes, copies, timeout_ms) for item in by_node.items())
-                )
-        except asyncio.CancelledError:
-            # The caller has gone. The changes are made all the same, and the replicas must hear of them.
-            for node_id, positions in by_node.items():
-                self._missed(node_id, [changes[position] for position in positions])
-            raise
+            answers = await self._send_all(by_node, changes, timeout_ms, unreachable)
+        finally:
+            # Even if the caller has gone: the changes are made, and others must hear of them.
+            for (node_id, positions), versions in zip(by_node.items(), answers, strict=True):
+                if versions is None:
+                    self._missed(node_id, positions, changes, copies, hints=hints)
+                else:
+                    self._confirmed(positions, versions, changes, copies)
         return copies
 
     async def replay(self, node_id: str, change_of: Callable[[str], Change | None], timeout_ms: int) -> None:
@@ -71,37 +78,63 @@ class Replicator:
                     self.hints.add(node_id, key)
                 if isinstance(failure, asyncio.CancelledError):
                     raise
-                self._peers.failed(node_id)
+                self._peers.failed(failure, timeout_ms)
                 return
             self._peers.answered(node_id)
 
-    async def _send(
+    async def _send_all(
+        self,
+        by_node: Mapping[str, list[int]],
+        changes: Sequence[Change],
+        timeout_ms: int,
+        unreachable: Collection[str],
+    ) -> Sequence[list[int] | None]:
+        """What each node holds afterwards; None for those that gave no answer."""
+        sending = [
+            self._send(node_id, [changes[position] for position in positions], timeout_ms)
+            for node_id, positions in by_node.items()
+            if node_id not in unreachable
+        ]
+        done = iter([await sending[0]] if len(sending) == 1 else await asyncio.gather(*sending))
+        return [None if node_id in unreachable else next(done) for node_id in by_node]
+
+    async def _send(self, node_id: str, changes: Sequence[Change], timeout_ms: int) -> list[int] | None:
+        if self._peers.is_avoided(node_id):
+            return None
+        try:
+            versions = await self._transport.replicate(node_id, changes, timeout_ms=timeout_ms)
+        except PeerUnreachable as failure:
+            self._peers.failed(failure, timeout_ms)
+            return None
+        self._peers.answered(node_id)
+        return versions
+
+    def _missed(
         self,
         node_id: str,
-        positions: list[int],
+        positions: Sequence[int],
         changes: Sequence[Change],
-        copies: list[Copies],
-        timeout_ms: int,
+        copies: Sequence[Copies],
+        *,
+        hints: bool,
     ) -> None:
-        sent = [changes[position] for position in positions]
-        if self._peers.is_avoided(node_id):
-            self._missed(node_id, sent)
-            return
-        try:
-            versions = await self._transport.replicate(node_id, sent, timeout_ms=timeout_ms)
-        except PeerUnreachable:
-            self._peers.failed(node_id)
-            self._missed(node_id, sent)
-            return
-        self._peers.answered(node_id)
+        for position in positions:
+            copies[position].missed += 1
+            if hints:
+                self.failures += 1
+                self.hints.add(node_id, changes[position].key)
+
+    def _confirmed(
+        self,
+        positions: Sequence[int],
+        versions: Sequence[int],
+        changes: Sequence[Change],
+        copies: Sequence[Copies],
+    ) -> None:
         for position, version in zip(positions, versions, strict=True):
+            made = copies[position]
             if version >= changes[position].version:
-                copies[position].count += 1
-                copies[position].latest = max(copies[position].latest, version)
+                made.count += 1
+                made.latest = max(made.latest, version)
             else:
                 self.failures += 1
-
-    def _missed(self, node_id: str, changes: Sequence[Change]) -> None:
-        self.failures += len(changes)
-        for change in changes:
-            self.hints.add(node_id, change.key)

@@ -16,6 +16,7 @@ from cacheservice.errors import (
     TooFewReplicas,
     WrongOwner,
 )
+from cacheservice.node.fences import Fence
 from cacheservice.node.namespaces import Namespaces
 from cacheservice.node.node import MAX_HOPS, Node, NodeConfig
 from cacheservice.node.operations import (
@@ -115,6 +116,9 @@ class _Transport(NoTransport):
         self._answer(node_id)
         return [change for change in known if change is not None]
 
+    async def fences(self, node_id: str, *, timeout_ms: int) -> list[Fence]:
+        return []
+
     def _call(self, node_id: str, size: int) -> None:
         self._cluster.calls.append((self._source, node_id, size))
         self._cluster.called.set()
@@ -197,7 +201,8 @@ async def test_when_the_owner_is_down_its_replica_answers(cluster: Cluster) -> N
         assert isinstance(answer, GetResult)
         assert (answer.value, answer.served_by) == (b"v", "n3")
     written = await cluster.one("n1", Set(key, b"w"))
-    assert written == SetResult(True, written.version if isinstance(written, SetResult) else 0, 1)
+    assert isinstance(written, SetResult)
+    assert written.stored
     assert cluster.reported[0] == "n2"
     assert cluster.nodes["n1"].stats.failovers > 0
 
@@ -373,14 +378,26 @@ async def test_an_owner_that_is_down_has_done_nothing_so_all_is_tried_elsewhere(
     assert not isinstance(answer, Exception)
 
 
+async def test_the_next_node_stands_in_for_a_replica_that_is_down(cluster: Cluster) -> None:
+    key = key_owned_by("n2", "n3")
+    stand_in = RING.owners(key, 3)[2]
+    cluster.down.add("n3")
+    for attempt in (b"not known to be down", b"avoided"):
+        answer = await cluster.one("n2", Set(key, attempt, min_replicas=2))
+        assert isinstance(answer, SetResult)
+        assert answer.replicas == 2
+        assert cluster.holders(key) == {"n2", stand_in}
+    assert len(cluster.nodes["n2"].owner.replicator.hints) == 1
+
+
 async def test_a_replica_that_is_down_does_not_fail_the_write_unless_asked_to(cluster: Cluster) -> None:
     key = key_owned_by("n2", "n3")
-    cluster.down.add("n3")
+    cluster.down |= {"n1", "n3", "n4"}
     answer = await cluster.one("n2", Set(key, b"v"))
     assert isinstance(answer, SetResult)
     assert answer.replicas == 1
     assert cluster.nodes["n2"].owner.replicator.failures == 1
-    refused = await cluster.one("n1", Set(key, b"w", min_replicas=2))
+    refused = await cluster.one("n2", Set(key, b"w", min_replicas=2))
     assert isinstance(refused, TooFewReplicas)
     assert refused.metadata == {"replicas": "1", "min_replicas": "2"}
 
@@ -426,8 +443,9 @@ async def test_nobody_tries_again_what_the_sender_could_not_reach(cluster: Clust
     await cluster.nodes["n3"].execute(
         [Set(key, b"v")], timeout_ms=TIMEOUT_MS, hops_left=MAX_HOPS - 1, unreachable=frozenset({"n2"})
     )
-    assert cluster.calls == []
-    assert cluster.holders(key) == {"n3"}
+    stand_in = RING.owners(key, 3)[2]
+    assert cluster.calls == [("n3", stand_in, 1)]
+    assert cluster.holders(key) == {"n3", stand_in}
 
 
 async def test_a_lone_node_holds_everything_itself() -> None:
