@@ -9,36 +9,23 @@ that, and when nobody is coming or leaving, a node lets go of what it does not o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cacheservice.node.operations import Change
+from cacheservice.node.courier import Courier
 from cacheservice.node.progress import END, Progress
 from cacheservice.node.settling import Settling
 from cacheservice.node.shard import Shard
 from cacheservice.node.transport import PeerUnreachable, Transport
 from cacheservice.node.view import View
 
-KEYS_AT_A_TIME = 256
-BYTES_AT_A_TIME = 256 * 1024
+KEYS_LOOKED_AT = 512
 HOTTEST = 4
 """The part of the entries, one in so many, that goes first."""
 TIMEOUT_MS = 2_000
 RETRY_SECONDS = 0.5
 LET_GO_PAUSE_SECONDS = 1.0
 """Between two looks through all keys for such as do not belong here."""
-ENTRY_BYTES = 100
-"""What an entry takes on its way beside key and value, about."""
-
-
-@dataclass(slots=True)
-class HandoffStats:
-    """Counters since the node was made."""
-
-    handed_off: int = 0
-    """Entries given to other nodes because the ring changed."""
-    let_go: int = 0
-    """Entries dropped because others own them now, and have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +48,16 @@ class Handoff:
         shard: Shard,
         transport: Transport,
         settling: Settling,
-        bytes_per_second: int,
+        courier: Courier,
     ) -> None:
-        self.stats = HandoffStats()
+        self.let_go = 0
+        """Entries dropped because others own them now, and have them."""
         self._node_id = node_id
         self._count = replication_factor
         self._shard = shard
         self._transport = transport
         self._settling = settling
-        self._rate = bytes_per_second
+        self._courier = courier
         self._view: View | None = None
         self._progress = Progress()
         self._passes_done = 0
@@ -77,6 +65,11 @@ class Handoff:
         self._may_have_strays = True
         self._wake = asyncio.Event()
         self._complete = asyncio.Event()
+
+    @property
+    def handed_off(self) -> int:
+        """Entries given to other nodes because the ring changed."""
+        return self._courier.given
 
     @property
     def is_complete(self) -> bool:
@@ -168,15 +161,14 @@ class Handoff:
         """Hands over what is not handed over yet; False when the view has changed meanwhile."""
         is_last = which is _PASSES[-1]
         for start, end, before in self._progress.remaining(view):
-            if is_last and not await self._hand_over_removals(view, before):
-                return False
+            if is_last:
+                await self._hand_over(view, before, self._shard.removed(), which)
             begin = start
             for position, keys in self._shard.store.walk(start):
                 chosen = keys[: -(-len(keys) // HOTTEST)] if which.hottest else keys
-                for some in _chunks(chosen):
-                    await self._hand_over(view, before, some, which)
-                    if not self._is_current(view):
-                        return False
+                await self._hand_over(view, before, chosen, which)
+                if not self._is_current(view):
+                    return False
                 if is_last:
                     self._progress.advance(begin, min(position, end), view)
                 begin = position
@@ -186,36 +178,35 @@ class Handoff:
                 self._progress.advance(begin, end, view)
         return True
 
-    async def _hand_over_removals(self, view: View, before: View | None) -> bool:
-        """Tells new owners what has been removed lately; False when the view has changed meanwhile."""
-        for some in _chunks(self._shard.removed()):
-            await self._hand_over(view, before, some, _PASSES[-1])
-            if not self._is_current(view):
-                return False
-        return True
-
     async def _hand_over(self, view: View, before: View | None, keys: list[str], which: _Pass) -> None:
+        """Gives the keys to their new owners.
+
+        Only in the last pass it matters that all of them answer: PeerUnreachable if one does not.
+        """
         by_node: dict[str, list[str]] = {}
-        for key in keys:
-            for node_id in self._new_owners(view, before, key, as_first=which.as_first):
-                by_node.setdefault(node_id, []).append(key)
-        is_last = which is _PASSES[-1]
-        given = await asyncio.gather(
-            *(self._give(node_id, some, if_room=not which.hottest) for node_id, some in by_node.items()),
-            return_exceptions=not is_last,
-        )
-        size = 0
-        for outcome in given:
-            if isinstance(outcome, int):
-                size += outcome
-            elif not isinstance(outcome, PeerUnreachable):
+        for some in _slices(keys):
+            for key in some:
+                for node_id in self._new_owners(view, before, key, as_first=which.as_first):
+                    by_node.setdefault(node_id, []).append(key)
+            await asyncio.sleep(0)
+        if which is _PASSES[-1]:
+            giving = [self._courier.bring_level(*item) for item in by_node.items()]
+        else:
+            giving = [
+                self._courier.give(node_id, some, if_room=not which.hottest)
+                for node_id, some in by_node.items()
+            ]
+        for outcome in await asyncio.gather(*giving, return_exceptions=True):
+            is_tolerable = isinstance(outcome, PeerUnreachable) and which is not _PASSES[-1]
+            if isinstance(outcome, BaseException) and not is_tolerable:
                 raise outcome
-        await asyncio.sleep(size / self._rate)
 
     def _new_owners(self, view: View, before: View | None, key: str, *, as_first: bool) -> list[str]:
         """The other owners of the key that may not have it, or nobody if others are to begin with that."""
         owners = view.ring.owners(key, self._count)
         holders: list[str] = []
+        if before is None and as_first:
+            return []
         if before is not None:
             holders = [
                 node_id
@@ -227,79 +218,38 @@ class Handoff:
             if self._node_id in owners and self._node_id not in holders:
                 # It comes to own the key again, and what it still holds of it may be out of date.
                 holders = []
-        return [node_id for node_id in owners if node_id != self._node_id and node_id not in holders]
-
-    async def _give(self, node_id: str, keys: Sequence[str], *, if_room: bool, takes: bool = True) -> int:
-        """Gives the node what is older there, and takes what is newer if this one `takes`; the bytes of that.
-
-        PeerUnreachable when the node gives no answer.
-        """
-        held = await self._transport.held(node_id, keys, timeout_ms=TIMEOUT_MS)
-        behind: list[Change] = []
-        ahead: list[str] = []
-        for key, version in zip(keys, held, strict=True):
-            own = self._shard.version(key)
-            if version > own:
-                ahead.append(key)
-            elif version < own and (change := self._shard.change(key)) is not None:
-                behind.append(change)
-        size = 0
-        for some in _loads(behind):
-            await self._transport.hand_over(node_id, some, if_room=if_room, timeout_ms=TIMEOUT_MS)
-            self.stats.handed_off += len(some)
-            size += sum(map(_size, some))
-        if ahead and takes:
-            known = [self._shard.version(key) for key in ahead]
-            for change in await self._transport.fetch(node_id, ahead, known, timeout_ms=TIMEOUT_MS):
-                self._shard.merge(change)
-        return size + ENTRY_BYTES * len(keys) // 4
+        return [
+            node_id
+            for node_id in owners
+            if node_id != self._node_id
+            and node_id not in holders
+            # Who was away for a while has most of it: that is compared in the last pass.
+            and not (as_first and view.absences.get(node_id))
+        ]
 
     async def _let_go(self, view: View) -> bool:
         """Drops what other nodes own, once they have it; False when the view has changed meanwhile."""
         for _, keys in self._shard.store.walk():
-            for some in _chunks(keys):
-                strange = [
-                    (key, owners)
-                    for key in some
-                    if self._node_id not in (owners := view.ring.owners(key, self._count))
-                ]
-                versions = {key: self._shard.version(key) for key, _ in strange}
+            for some in _slices(keys):
+                versions: dict[str, int] = {}
                 by_node: dict[str, list[str]] = {}
-                for key, owners in strange:
-                    for node_id in owners:
-                        by_node.setdefault(node_id, []).append(key)
+                for key in some:
+                    owners = view.ring.owners(key, self._count)
+                    if self._node_id not in owners:
+                        versions[key] = self._shard.version(key)
+                        for node_id in owners:
+                            by_node.setdefault(node_id, []).append(key)
                 await asyncio.gather(
-                    *(
-                        self._give(node_id, each, if_room=True, takes=False)
-                        for node_id, each in by_node.items()
-                    )
+                    *(self._courier.bring_level(*item, takes=False) for item in by_node.items())
                 )
                 if not self._is_current(view) or self._view is None or self._view.before is not None:
                     return False
-                for key, version in versions.items():
-                    self.stats.let_go += self._shard.drop(key, version)
+                self.let_go += sum(self._shard.drop(key, version) for key, version in versions.items())
                 await asyncio.sleep(0)
         return True
 
 
-def _chunks(keys: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(keys), KEYS_AT_A_TIME):
-        yield keys[start : start + KEYS_AT_A_TIME]
-
-
-def _loads(changes: list[Change]) -> Iterator[list[Change]]:
-    """The changes, as many at a time as are sent together."""
-    load: list[Change] = []
-    size = 0
-    for change in changes:
-        load.append(change)
-        size += _size(change)
-        if size >= BYTES_AT_A_TIME:
-            yield load
-            load, size = [], 0
-    if load:
-        yield load
-
-
-def _size(change: Change) -> int:
-    return ENTRY_BYTES + len(change.key) + (len(change.entry.value) if change.entry else 0)
+def _slices(keys: list[str]) -> Iterator[list[str]]:
+    """Some keys at a time, so that others have their turn between."""
+    for start in range(0, len(keys), KEYS_LOOKED_AT):
+        yield keys[start : start + KEYS_LOOKED_AT]

@@ -20,6 +20,7 @@ from cacheservice.errors import (
     WrongOwner,
     shown,
 )
+from cacheservice.node.courier import Courier
 from cacheservice.node.handoff import Handoff
 from cacheservice.node.invalidations import Invalidations
 from cacheservice.node.operations import Answer, Change, GetResult, Operation, may_repeat
@@ -97,7 +98,7 @@ class Node:
             shard,
             transport,
             self._settling,
-            config.handoff_bytes_per_second,
+            Courier(shard, transport, clock, config.handoff_bytes_per_second),
         )
         self.owner = Owner(
             config,

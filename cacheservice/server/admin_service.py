@@ -59,9 +59,9 @@ class AdminServicer(AdminServiceServicer):
             refused=self._admission.refused,
             tombstones=self._node.shard.tombstones,
             hints=len(self._node.owner.replicator.hints),
-            handed_off=self._node.handoff.stats.handed_off,
+            handed_off=self._node.handoff.handed_off,
             too_far_ahead=self._node.shard.too_far_ahead,
-            let_go=self._node.handoff.stats.let_go,
+            let_go=self._node.handoff.let_go,
             left_to_hand_off=self._node.handoff.left_behind(),
             parts=[_part(namespace, store) for namespace, store in parts.items()],
             namespaces=[

@@ -228,7 +228,7 @@ class NodeServer:
                 await self._node.owner.replay_hints()
         except TimeoutError:
             _log.warning("the time to drain is over")
-        drained = Drained(handoff.stats.handed_off, handoff.left_behind())
+        drained = Drained(handoff.handed_off, handoff.left_behind())
         await self._gossip.leave(final=True)
         _log.info("handed off %d entries, left %d behind", drained.handed_off, drained.left_behind)
         return drained
