@@ -63,6 +63,7 @@ class Handoff:
         self._passes_done = 0
         self._told: set[str] = set()
         self._may_have_strays = True
+        self._starts_over = False
         self._wake = asyncio.Event()
         self._complete = asyncio.Event()
 
@@ -90,6 +91,11 @@ class Handoff:
     def stray_came(self) -> None:
         """To be called when this node has taken an entry that it does not own."""
         self._may_have_strays = True
+        self._wake.set()
+
+    def start_over(self) -> None:
+        """To be called when another owner may lack something that it was to be told."""
+        self._starts_over = True
         self._wake.set()
 
     def has_settled(self) -> None:
@@ -126,6 +132,10 @@ class Handoff:
         view = self._view
         if view is None:
             return
+        if self._starts_over:
+            self._starts_over = False
+            self._progress = Progress()
+            self._passes_done = 0
         while self._passes_done < len(_PASSES):
             if not await self._sweep(view, _PASSES[self._passes_done]):
                 self._wake.set()

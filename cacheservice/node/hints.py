@@ -12,11 +12,13 @@ class Hints:
     """Keys by the node that missed them, the oldest first; at most `limit` in all.
 
     A hint is a key alone: what the node is sent in the end is what this node holds by then. Beyond the
-    limit the oldest hints of the node with the most are given up, and counted in `dropped`.
+    limit the oldest hints of the node with the most are given up, and counted in `dropped`; `take_gap` tells
+    of it so that the node can be brought level in another way.
     """
 
     def __init__(self, limit: int = MAX_HINTS) -> None:
         self.dropped = 0
+        self._gaps: set[str] = set()
         self._limit = limit
         self._keys: dict[str, dict[str, None]] = {}
         self._count = 0
@@ -31,6 +33,7 @@ class Hints:
             most = max(self._keys, key=lambda other: len(self._keys[other]))
             self.take(most, 1)
             self.dropped += 1
+            self._gaps.add(most)
 
     def take(self, node_id: str, count: int) -> Sequence[str]:
         """Takes out up to `count` of the node's hints, the oldest.
@@ -45,6 +48,12 @@ class Hints:
         if not keys:
             self._keys.pop(node_id, None)
         return taken
+
+    def take_gap(self, node_id: str) -> bool:
+        """Whether hints of the node were given up; not any longer after this call."""
+        is_gap = node_id in self._gaps
+        self._gaps.discard(node_id)
+        return is_gap
 
     def holds(self, key: str) -> bool:
         """Whether any node missed a write of the key."""

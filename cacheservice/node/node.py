@@ -36,6 +36,8 @@ from cacheservice.ring import Ring
 MAX_HOPS = 2
 """How often a request may be passed on: once to the owner, and once more while two rings differ."""
 
+CATCH_UP_PAUSE_MS = 250
+
 WRONG_OWNER_RETRY_MS = (20, 40, 80, 160, 320, 640)
 """Pauses before a request is routed again that met a node with another ring. Gossip needs less."""
 
@@ -108,6 +110,7 @@ class Node:
             self._peers,
             self._settling,
             self.handoff.stray_came,
+            self.handoff.start_over,
             self.invalidations.learn,
         )
 
@@ -123,6 +126,18 @@ class Node:
         """Whether this node is the first owner of the key that is not `unreachable`."""
         owners = self.ring.owners(key, self._config.replication_factor)
         return next((owner for owner in owners if owner not in unreachable), None) == self._node_id
+
+    async def keep_others_up(self) -> None:
+        """Tells others what they missed, for ever."""
+        has_news = self.owner.replicator.has_news
+        while True:
+            has_news.clear()
+            await self.catch_up()
+            try:
+                async with asyncio.timeout(CATCH_UP_PAUSE_MS / 1_000):
+                    await has_news.wait()
+            except TimeoutError:
+                continue
 
     async def catch_up(self) -> None:
         """Tells others what they missed. To be called often."""

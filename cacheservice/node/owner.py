@@ -67,9 +67,11 @@ class Owner:
         peers: Peers,
         settling: Settling,
         on_stray: Callable[[], None],
+        on_gap: Callable[[], None],
         learn_fences: Callable[[int], Awaitable[bool]],
     ) -> None:
         self._on_stray = on_stray
+        self._on_gap = on_gap
         self._learn_fences = learn_fences
         self._lacks_fences = True
         """Whether this node may have missed invalidations."""
@@ -213,6 +215,8 @@ class Owner:
         for node_id in self.replicator.hints.nodes():
             if node_id in with_keys and not self._peers.is_avoided(node_id):
                 await self.replicator.replay(node_id, self.shard.change, self._config.replication_timeout_ms)
+                if self.replicator.hints.take_gap(node_id):
+                    self._on_gap()
 
     async def _consult(self, call: Call, operations: Sequence[Operation]) -> None:
         """Takes over what other holders have of the keys, unless this node is sure of them.
@@ -279,8 +283,7 @@ class Owner:
         others = self._holders(key)
         namespaces = self.shard.namespaces
         if namespaces.any_async and key not in waited_for and namespaces.of(key).is_async:
-            for node_id in others:
-                self.replicator.hints.add(node_id, key)
+            self.replicator.tell_later(others, key)
             return []
         return others
 

@@ -33,6 +33,8 @@ class Replicator:
     def __init__(self, transport: Transport, peers: Peers) -> None:
         self.failures = 0
         self.hints = Hints()
+        self.has_news = asyncio.Event()
+        """Whether there are hints that need not wait for anything."""
         self._transport = transport
         self._peers = peers
 
@@ -65,6 +67,12 @@ class Replicator:
                 else:
                     self._confirmed(positions, versions, changes, copies)
         return copies
+
+    def tell_later(self, node_ids: Sequence[str], key: str) -> None:
+        """Has the nodes told of the key by the next `replay`."""
+        for node_id in node_ids:
+            self.hints.add(node_id, key)
+        self.has_news.set()
 
     async def replay(self, node_id: str, change_of: Callable[[str], Change | None], timeout_ms: int) -> None:
         """Sends the node what it missed, as `change_of` a key has it now, until it gives no answer."""

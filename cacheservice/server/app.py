@@ -52,7 +52,6 @@ READINESS = "readiness"
 LIVENESS = "liveness"
 
 _UPKEEP_PAUSE_SECONDS = 0.05
-_CATCH_UP_PAUSE_SECONDS = 0.25
 _FINISH_SECONDS = 5.0
 """For requests under way when the node stops."""
 
@@ -140,7 +139,7 @@ class NodeServer:
         self._gossip.start()
         loops = {
             "store": lambda: self._keep_store(store),
-            "catching up": self._catch_up,
+            "catching up": self._node.keep_others_up,
             "handoff": self._node.handoff.run,
         }
         self._loops = [asyncio.create_task(for_ever(name, work)) for name, work in loops.items()]
@@ -262,11 +261,6 @@ class NodeServer:
             memory.check(resident_bytes())
             more = memory.compact()
             await asyncio.sleep(0 if more else _UPKEEP_PAUSE_SECONDS)
-
-    async def _catch_up(self) -> None:
-        while True:
-            await self._node.catch_up()
-            await asyncio.sleep(_CATCH_UP_PAUSE_SECONDS)
 
     async def _set_health(self, serving: Mapping[str, bool]) -> None:
         for service, is_serving in serving.items():
