@@ -20,6 +20,8 @@ from cacheservice.node.transport import PeerUnreachable, Transport
 
 FENCES_AT_A_TIME = 1_000
 MOST_ASKED = 3
+READING_MS = 1_000
+"""How long a node may take to tell its clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +62,28 @@ class Invalidations:
         """By node: its stay, and the number of the last of our own fences that it has."""
 
     async def invalidate(self, kind: Kind, pattern: str, timeout_ms: int) -> Invalidated:
-        """Removes, everywhere, what was written before; entries written meanwhile may or may not stay."""
+        """Removes, everywhere, what was written before; entries written meanwhile may or may not stay.
+
+        Answers within `timeout_ms` even if some nodes do not.
+        """
+        deadline = self._clock.now_ms() + timeout_ms
         others = self._peers.view.others(self._node_id)
-        readings = await asyncio.gather(*(self._reading(node_id, timeout_ms) for node_id in others))
+        reading_ms = min(READING_MS, max(1, timeout_ms // 3))
+        readings = await asyncio.gather(*(self._reading(node_id, reading_ms) for node_id in others))
         fence = Fence(kind, pattern, max([self._shard.reading(), *filter(None, readings)]))
         self._noted += 1
         self._own[self._noted] = fence
         self._shard.fence(fence)
+        telling_ms = max(1, (deadline - self._clock.now_ms()) // 2)
         here, *there = await asyncio.gather(
             self._remove(fence),
-            *(self._tell(node_id, timeout_ms) for node_id in others),
+            *(self._tell(node_id, telling_ms) for node_id in others),
         )
-        unreachable = [node_id for node_id, count in zip(others, there, strict=True) if count is None]
+        unreachable = [
+            node_id
+            for node_id, reading, count in zip(others, readings, there, strict=True)
+            if reading is None or count is None
+        ]
         self._forget_told()
         unreachable += self._dead_of_late()
         return Invalidated((here or 0) + sum(filter(None, there)), tuple(unreachable))

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from cacheservice.membership import State
+from cacheservice.node.fences import Kind
 from cacheservice.node.operations import (
     Get,
     GetOutcome,
@@ -144,6 +145,24 @@ def test_a_node_that_hung_for_a_while_does_not_bring_back_what_it_missed(seed: i
             answers = await node.node.execute([Get(key) for key in keys], timeout_ms=TIMEOUT_MS)
             values = {answer.value for answer in answers if isinstance(answer, GetResult)}
             assert values == {b"new"}
+
+    simulate(seed, 4, scenario)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_invalidation_does_not_wait_for_a_node_that_stands_still(seed: int) -> None:
+    async def scenario(world: World) -> None:
+        keys = [f"key:{number}" for number in range(60)]
+        via, stopped = world.nodes["n1"].node, world.nodes["n3"]
+        await via.execute([Set(key, b"v") for key in keys], timeout_ms=TIMEOUT_MS)
+        standing_still = asyncio.create_task(world.stand_still(stopped, 4))
+        async with asyncio.timeout(TIMEOUT_MS / 1_000):
+            done = await via.invalidations.invalidate(Kind.PREFIX, "key:", TIMEOUT_MS)
+        assert done.unreachable == ("n3",)
+        await standing_still
+        for node in (stopped, *world.nodes.values()):
+            answers = await node.node.execute([Get(key) for key in keys], timeout_ms=TIMEOUT_MS)
+            assert {getattr(answer, "outcome", answer) for answer in answers} == {GetOutcome.MISS}
 
     simulate(seed, 4, scenario)
 
