@@ -135,7 +135,8 @@ class NetworkOfHosts:
 class NodesOnHosts:
     """A node n<number> on each host, all of whom know each other."""
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path, count: int, *flags: str) -> None:
+        self._flags = flags
         self.network = NetworkOfHosts(count)
         self.nodes: list[NodeProcess] = []
         try:
@@ -171,6 +172,7 @@ class NodesOnHosts:
             f"n{host}",
             "--seeds",
             seeds,
+            *self._flags,
             listen=self.network.address(host),
             prefix=("ip", "netns", "exec", self.network.namespace(host)),
         )

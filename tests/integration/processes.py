@@ -10,20 +10,27 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc
 
 from cacheservice.client.topology import is_in_ring
+from cacheservice.errors import CacheServiceError
+from cacheservice.v1.cache_pb2 import GET_OUTCOME_HIT, BatchGetRequest, GetResult
+from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.cluster_pb2 import (
     MEMBER_STATE_ALIVE,
     DescribeRequest,
     Topology,
 )
 from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub
+from cacheservice.v1.peer_pb2 import HeldRequest, PeerHeader, PeerServiceExchangeRequest
+from cacheservice.v1.peer_pb2_grpc import PeerServiceStub
+from cacheservice.wire import from_status
 
 DEADLINE_SECONDS = 30.0
+CLUSTER_ID = "cacheservice"
 
 _READY = re.compile(r"ready node=\S+ address=(\S+)")
 
@@ -107,6 +114,25 @@ class NodeProcess:
         [member] = [member for member in self.topology().members if member.node_id == node_id]
         return member.address
 
+    def found(self, keys: Sequence[str]) -> dict[str, tuple[int, bytes] | CacheServiceError]:
+        """Version and value of those keys that this node finds in the cluster, and errors."""
+        with grpc.insecure_channel(self.address) as channel:
+            request = BatchGetRequest(keys=keys)
+            response = CacheServiceStub(channel).BatchGet(request, timeout=DEADLINE_SECONDS)
+        results = zip(keys, map(_found, response.results), strict=True)
+        return {key: found for key, found in results if found is not None}
+
+    def held(self, keys: Sequence[str]) -> dict[str, int]:
+        """The versions of those keys that are in this node's own store, or were removed from it."""
+        header = PeerHeader(
+            cluster_id=CLUSTER_ID, to_node=self.node_id, ring_epoch=self.topology().ring_epoch
+        )
+        request = PeerServiceExchangeRequest(held=HeldRequest(header=header, keys=keys))
+        with grpc.insecure_channel(self.address) as channel:
+            answers = PeerServiceStub(channel).Exchange(iter([request]), timeout=DEADLINE_SECONDS)
+            versions = next(answers).held.versions
+        return {key: version for key, version in zip(keys, versions, strict=True) if version}
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -129,6 +155,13 @@ class NodeProcess:
             raise
 
 
+def _found(result: GetResult) -> tuple[int, bytes] | CacheServiceError | None:
+    if result.HasField("error"):
+        return from_status(result.error)
+    response = result.response
+    return (response.version, response.value) if response.outcome == GET_OUTCOME_HIT else None
+
+
 class ClusterProcesses:
     """Several nodes that have found each other."""
 
@@ -149,11 +182,27 @@ class ClusterProcesses:
     def addresses(self) -> list[str]:
         return [node.address for node in self.nodes]
 
+    @property
+    def running(self) -> list[NodeProcess]:
+        return [node for node in self.nodes if node.process.poll() is None]
+
+    def __getitem__(self, node_id: str) -> NodeProcess:
+        """The node of that id that was started last."""
+        return next(node for node in reversed(self.nodes) if node.node_id == node_id)
+
+    def add(self, node_id: str) -> None:
+        """Starts a node, which may have run before, at an address of its own, and waits until it is ready."""
+        folder = self._folder / str(len(self.nodes))
+        folder.mkdir()
+        seeds = ",".join(node.address for node in self.running)
+        node = NodeProcess(folder, node_id, "--seeds", seeds, *self._flags)
+        self.nodes.append(node)
+        node.wait_ready()
+
     def wait_whole(self) -> None:
         """Waits until every node that runs sees all that run, and nobody else."""
-        running = [node for node in self.nodes if node.process.poll() is None]
-        names = {node.node_id for node in running}
-        for node in running:
+        names = {node.node_id for node in self.running}
+        for node in self.running:
             wait_until(lambda node=node: node.alive() == names, f"{node.node_id} sees {names}")  # type: ignore[misc]
 
     def stop(self) -> list[int]:
@@ -162,6 +211,10 @@ class ClusterProcesses:
                 node.signal(signal.SIGCONT)
                 node.process.terminate()
         return [node.wait() for node in self.nodes]
+
+    def kill(self) -> None:
+        for node in self.nodes:
+            node.kill()
 
     def _start(self, node_id: str, listen: str) -> NodeProcess:
         seeds = ",".join(self._seed_addresses)
