@@ -31,11 +31,21 @@ LET_GO_PAUSE_SECONDS = 1.0
 @dataclass(frozen=True, slots=True)
 class _Pass:
     hottest: bool
+    coldest: bool
     as_first: bool
     """Only what this node is to give before others do."""
 
+    def part_of(self, keys: list[str]) -> list[str]:
+        """Those of the keys, the hottest first, that the pass is about."""
+        cut = -(-len(keys) // HOTTEST)
+        return keys[0 if self.hottest else cut : len(keys) if self.coldest else cut]
 
-_PASSES = (_Pass(True, True), _Pass(False, True), _Pass(False, False))
+
+_PASSES = (
+    _Pass(hottest=True, coldest=False, as_first=True),
+    _Pass(hottest=False, coldest=True, as_first=True),
+    _Pass(hottest=True, coldest=True, as_first=False),
+)
 
 
 class Handoff:
@@ -175,8 +185,7 @@ class Handoff:
                 await self._hand_over(view, before, self._shard.removed(), which)
             begin = start
             for position, keys in self._shard.store.walk(start):
-                chosen = keys[: -(-len(keys) // HOTTEST)] if which.hottest else keys
-                await self._hand_over(view, before, chosen, which)
+                await self._hand_over(view, before, which.part_of(keys), which)
                 if not self._is_current(view):
                     return False
                 if is_last:
