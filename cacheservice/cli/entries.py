@@ -43,6 +43,7 @@ def get(key: Key, target: Target = DEFAULT_TARGET, json: Json = False) -> None:
                 "age_seconds": found.age,
                 "served_by": found.served_by,
                 "hops": found.hops,
+                "from_replica": found.from_replica,
             }
         )
     elif found.value is None:

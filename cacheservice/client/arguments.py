@@ -50,6 +50,13 @@ def checked_milliseconds(name: str, seconds: float) -> int:
     return max(1, round(seconds * 1_000))
 
 
+def is_nearest(read_preference: str) -> bool:
+    """Whether a replica may answer reads."""
+    if read_preference not in ("owner", "nearest"):
+        raise ValueError(f"read_preference must be 'owner' or 'nearest', not {read_preference!r}")
+    return read_preference == "nearest"
+
+
 def _integer(bits: int, lowest: int) -> Callable[[str, int], int]:
     highest = lowest + 2**bits - 1
 

@@ -229,10 +229,16 @@ class Batch(ABC):
 class Reads(Batch):
     """Results: the value, or None when there is none."""
 
-    __slots__ = ()
+    __slots__ = ("nearest",)
+
+    def __init__(self, keys: list[str], waiting: Waiting, times: Times, nearest: bool = False) -> None:
+        super().__init__(keys, waiting, times)
+        self.nearest = nearest
 
     def _fill(self, request: pb.ExchangeRequest) -> None:
         request.get.values_only = True
+        if self.nearest:
+            request.get.read_preference = pb.READ_PREFERENCE_NEAREST
         request.get.keys.extend(self.keys)
 
     def results(self, response: pb.ExchangeResponse) -> list[bytes | None]:
@@ -246,15 +252,15 @@ class Reads(Batch):
 
     @classmethod
     def joined(cls, batches: Sequence[Reads]) -> Reads:
-        """The reads of all the batches, none of which has been sent before."""
+        """The reads of all the batches, none of which has been sent before, and all with one preference."""
         if len(batches) == 1:
             return batches[0]
         waiting = Several([(batch.waiting, len(batch.keys)) for batch in batches])
         keys = [key for batch in batches for key in batch.keys]
-        return cls(keys, waiting, min(batch.times for batch in batches))
+        return cls(keys, waiting, min(batch.times for batch in batches), batches[0].nearest)
 
     def _columns(self, rows: Sequence[int], waiting: Waiting) -> Batch:
-        return Reads([self.keys[row] for row in rows], waiting, self.times)
+        return Reads([self.keys[row] for row in rows], waiting, self.times, self.nearest)
 
 
 class Writes(Batch):

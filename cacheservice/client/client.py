@@ -14,6 +14,7 @@ from cacheservice.client.arguments import (
     checked_uint32,
     checked_uint64,
     checked_value,
+    is_nearest,
 )
 from cacheservice.client.batch import Times
 from cacheservice.client.channel import NodeStubs
@@ -29,6 +30,7 @@ Response = TypeVar("Response")
 Item = TypeVar("Item")
 Part = TypeVar("Part")
 Routing = Literal["direct", "proxy"]
+ReadPreference = Literal["owner", "nearest"]
 
 _OUTCOMES = {
     pb.GET_OUTCOME_HIT: Outcome.HIT,
@@ -55,10 +57,20 @@ class Client:
     answer. One instance serves all tasks of an event loop: what they ask for at about the same time travels
     together. With `routing` "direct" the owners of the keys are asked, which must be reachable from here;
     with "proxy" the targets alone.
+
+    With `read_preference` "nearest" reads are answered by an owner in `zone`, the zone of this client, in
+    place of the key's first owner: what was written in the last moments may be missing. Where no owner is in
+    that zone, or the one that is does not have the entry, the first owner is asked.
     """
 
     def __init__(
-        self, targets: str | Sequence[str], *, routing: Routing = "direct", timeout: float = 1.0
+        self,
+        targets: str | Sequence[str],
+        *,
+        routing: Routing = "direct",
+        timeout: float = 1.0,
+        zone: str = "",
+        read_preference: ReadPreference = "owner",
     ) -> None:
         if routing not in ("direct", "proxy"):
             raise ValueError(f"routing must be 'direct' or 'proxy', not {routing!r}")
@@ -69,7 +81,8 @@ class Client:
         self.nodes = Nodes([targets] if isinstance(targets, str) else targets, timeout)
         self._is_direct = routing == "direct"
         self._timeout = timeout
-        self._watch = TopologyWatch(lambda: self.nodes.addresses, self.nodes.at, self._place)
+        self._nearest = is_nearest(read_preference)
+        self._watch = TopologyWatch(lambda: self.nodes.addresses, self.nodes.at, self._place, zone)
         self._opened: Exchange | None = None
 
     async def __aenter__(self) -> Client:
@@ -91,18 +104,22 @@ class Client:
     def _exchange(self) -> Exchange:
         """Opened at the first use, which is within the event loop."""
         if self._opened is None:
-            self._opened = Exchange(self.nodes, self._watch, self._timeout)
+            self._opened = Exchange(self.nodes, self._watch, self._timeout, nearest=self._nearest)
             if self._watch.placement is not None:
                 self._opened.place(self._watch.placement)
             self._learn()
         return self._opened
 
     async def _call(
-        self, rpc: Callable[[NodeStubs, float], Awaitable[Response]], *, repeatable: bool
+        self,
+        rpc: Callable[[NodeStubs, float], Awaitable[Response]],
+        *,
+        repeatable: bool,
+        first: str | None = None,
     ) -> Response:
-        """The response of a call of its own, from any node."""
+        """The response of a call of its own, from any node; best the one at the address `first`."""
         self._learn()
-        return await self.nodes.call(rpc, repeatable=repeatable)
+        return await self.nodes.call(rpc, repeatable=repeatable, first=first)
 
     async def _by_parts(
         self, parts: Iterable[Part], work: Callable[[Part], Awaitable[None]], times: Times
@@ -129,29 +146,53 @@ class Client:
             self._opened.place(placement)
 
     @overload
-    async def get(self, key: str) -> bytes | None: ...
+    async def get(self, key: str, *, read_preference: ReadPreference | None = None) -> bytes | None: ...
     @overload
-    async def get(self, key: str, default: Default) -> bytes | Default: ...
-    async def get(self, key: str, default: Default | None = None) -> bytes | Default | None:
+    async def get(
+        self, key: str, default: Default, *, read_preference: ReadPreference | None = None
+    ) -> bytes | Default: ...
+    async def get(
+        self, key: str, default: Default | None = None, *, read_preference: ReadPreference | None = None
+    ) -> bytes | Default | None:
         """The value, fresh or stale, or `default` when there is none."""
         key = checked_key(key)
-        value = await self._exchange.lane(key).read(key)
+        nearest = self._nearest if read_preference is None else is_nearest(read_preference)
+        exchange = self._exchange
+        value: bytes | None
+        if nearest is not self._nearest:
+            value = (await exchange.read_many([key], exchange.times(), nearest=nearest)).get(key)
+        elif nearest:
+            value = await exchange.near_lane(key).read(key)
+        else:
+            value = await exchange.lane(key).read(key)
         return default if value is None else value
 
-    async def lookup(self, key: str) -> Lookup:
+    async def lookup(self, key: str, *, read_preference: ReadPreference | None = None) -> Lookup:
         """The value with everything that is known of it."""
         request = pb.GetRequest(key=checked_key(key))
+        nearest = self._nearest if read_preference is None else is_nearest(read_preference)
+        first = None
+        if nearest:
+            request.read_preference = pb.READ_PREFERENCE_NEAREST
+            placement = self._watch.placement
+            first = None if placement is None else placement.nearest(key)
         return _lookup(
-            await self._call(lambda node, timeout: node.cache.Get(request, timeout=timeout), repeatable=True)
+            await self._call(
+                lambda node, timeout: node.cache.Get(request, timeout=timeout), repeatable=True, first=first
+            )
         )
 
-    async def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+    async def get_many(
+        self, keys: Iterable[str], *, read_preference: ReadPreference | None = None
+    ) -> dict[str, bytes]:
         """The values of those keys that have one. Raises the first error, if any key has one."""
         wanted = checked_keys(keys)
+        nearest = self._nearest if read_preference is None else is_nearest(read_preference)
         found: dict[str, bytes] = {}
         times = self._exchange.times()
         for start in range(0, len(wanted), _AT_A_TIME):
-            found |= await self._exchange.read_many(wanted[start : start + _AT_A_TIME], times)
+            part = wanted[start : start + _AT_A_TIME]
+            found |= await self._exchange.read_many(part, times, nearest=nearest)
         return found
 
     async def set(
@@ -274,4 +315,5 @@ def _lookup(response: pb.GetResponse) -> Lookup:
         response.age_seconds,
         response.served_by,
         response.hops,
+        response.from_replica,
     )

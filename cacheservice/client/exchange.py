@@ -25,10 +25,14 @@ CHECK_SECONDS = 0.05
 
 
 class Exchange:
-    """Has a lane to each node. What one node does not answer is asked of the next, until its time is up."""
+    """Has a lane to each node. What one node does not answer is asked of the next, until its time is up.
 
-    def __init__(self, nodes: Nodes, watch: TopologyWatch, timeout: float) -> None:
+    `nearest`: whether replicas may answer the reads of single keys.
+    """
+
+    def __init__(self, nodes: Nodes, watch: TopologyWatch, timeout: float, *, nearest: bool = False) -> None:
         self._nodes = nodes
+        self._nearest = nearest
         self._watch = watch
         self._timeout = timeout
         self._placement: Placement | None = None
@@ -51,12 +55,20 @@ class Exchange:
             self._home = lane
         return lane
 
-    def read_many(self, keys: list[str], times: Times) -> asyncio.Future[dict[str, bytes]]:
+    def near_lane(self, key: str) -> Lane:
+        """The lane of the best node for a read that a replica may answer."""
+        placement = self._placement
+        lane = None if placement is None else self._lanes.get(placement.nearest(key))
+        return lane if lane is not None and lane.is_usable else self.lane(key)
+
+    def read_many(
+        self, keys: list[str], times: Times, *, nearest: bool = False
+    ) -> asyncio.Future[dict[str, bytes]]:
         """The values of those keys that have one; the keys are distinct."""
         caller = self._caller(keys)
-        for lane, rows in self._by_lane(keys).items():
+        for lane, rows in self._by_lane(keys, nearest=nearest).items():
             for some in _chunks(rows):
-                lane.add(Reads(_picked(keys, some), caller, times))
+                lane.add(Reads(_picked(keys, some), caller, times, nearest))
         return caller.future
 
     def write_many(
@@ -78,13 +90,16 @@ class Exchange:
                 lane.add(Removals(_picked(keys, some), caller, times))
         return caller.future
 
-    def _by_lane(self, keys: Sequence[str], tried: frozenset[str] = frozenset()) -> dict[Lane, list[int]]:
+    def _by_lane(
+        self, keys: Sequence[str], tried: frozenset[str] = frozenset(), *, nearest: bool = False
+    ) -> dict[Lane, list[int]]:
         """The positions of the keys by the lane of the best node for each; not those that were `tried`."""
         rows: dict[Lane, list[int]] = {}
         if keys and not tried and (self._placement is None or self._placement.is_one_node):
             return {self.lane(keys[0]): list(range(len(keys)))}
+        best = self.near_lane if nearest else self.lane
         for row, key in enumerate(keys):
-            lane = self._choose(key, tried) if tried else self.lane(key)
+            lane = self._choose(key, tried) if tried else best(key)
             if lane is not None:
                 rows.setdefault(lane, []).append(row)
         return rows
@@ -169,7 +184,7 @@ class Exchange:
         if lane is None:
             if self._is_closed:
                 raise Unavailable("the client is closed")
-            lane = self._lanes[address] = Lane(address, self._nodes.at(address), self)
+            lane = self._lanes[address] = Lane(address, self._nodes.at(address), self, nearest=self._nearest)
         return lane
 
     def _times(self, deadline: float, tried: frozenset[str]) -> Times:

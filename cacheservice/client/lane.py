@@ -47,14 +47,14 @@ class Owner(Protocol):
 class Lane:
     """Batches to the node at `address`; must be made within a running event loop."""
 
-    def __init__(self, address: str, stubs: NodeStubs, owner: Owner) -> None:
+    def __init__(self, address: str, stubs: NodeStubs, owner: Owner, *, nearest: bool = False) -> None:
         self.address = address
         self.is_usable = True
         """Whether operations are best sent here: false after a failure, until the node answers again."""
         self._stubs = stubs
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._pending = Pending(self._loop.create_future, owner.times)
+        self._pending = Pending(self._loop.create_future, owner.times, nearest=nearest)
         self._under_way: dict[int, Batch] = {}
         self._free = dict(WINDOW)
         self._keys = {False: 0, True: 0}

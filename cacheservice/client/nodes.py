@@ -71,15 +71,17 @@ class Nodes:
         *,
         repeatable: bool,
         timeout: float | None = None,
+        first: str | None = None,
     ) -> Response:
-        """The response of `rpc`, given a node's stubs and a timeout in seconds, from any node.
+        """The response of `rpc`, given a node's stubs and a timeout in seconds, from any node; best the one
+        at the address `first`.
 
         Raises the errors of cacheservice.errors. A call that is not `repeatable` is made again only when
         it was certainly not done; else OutcomeUnknown says that it may have been.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self._timeout if timeout is None else timeout)
-        untried = self._in_turn(loop.time())
+        untried = self._in_turn(loop.time(), first)
         while True:
             address = untried.pop(0)
             left = deadline - loop.time()
@@ -125,11 +127,13 @@ class Nodes:
         await asyncio.gather(*(node.close() for node in self._stubs.values()), *self._closing)
         self._stubs.clear()
 
-    def _in_turn(self, now: float) -> list[str]:
-        """All addresses, beginning with the next in turn; those set aside last."""
+    def _in_turn(self, now: float, first: str | None) -> list[str]:
+        """All addresses, beginning with `first` and then the next in turn; those set aside last."""
         self._turn = (self._turn + 1) % len(self._order)
         rotated = self._order[self._turn :] + self._order[: self._turn]
-        return sorted(rotated, key=lambda address: self._aside_until.get(address, 0.0) > now)
+        return sorted(
+            rotated, key=lambda address: (self._aside_until.get(address, 0.0) > now, address != first)
+        )
 
 
 def _checked(target: str) -> str:

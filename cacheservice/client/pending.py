@@ -32,7 +32,11 @@ MAX_VALUE_BYTES = 1024 * 1024
 class Pending:
     """Operations of many callers in open batches, and batches that are ready to leave."""
 
-    def __init__(self, new_future: Callable[[], Future[Any]], times: Callable[[], Times]) -> None:
+    def __init__(
+        self, new_future: Callable[[], Future[Any]], times: Callable[[], Times], *, nearest: bool = False
+    ) -> None:
+        self._nearest = nearest
+        """Of single reads; batches of many keys have their own preference."""
         self._new_future = new_future
         self._times = times
         self._reads: Reads | None = None
@@ -59,7 +63,7 @@ class Pending:
         batch = self._reads
         if batch is None:
             self._read_futures = []
-            batch = self._reads = Reads([], Callers(self._read_futures), self._new_times())
+            batch = self._reads = Reads([], Callers(self._read_futures), self._new_times(), self._nearest)
         future = self._new_future()
         batch.keys.append(key)
         self._read_futures.append(future)
@@ -164,7 +168,7 @@ class Pending:
         reads, size = [first], len(first.keys)
         while self._large and size + len(self._large[0].keys) <= most:
             batch = self._large[0]
-            if not isinstance(batch, Reads) or batch.tried:
+            if not isinstance(batch, Reads) or batch.tried or batch.nearest is not first.nearest:
                 break
             reads.append(batch)
             size += len(batch.keys)
@@ -180,7 +184,8 @@ class Pending:
         self._small.append(self._reads.select(range(half)))
         rest = range(half, waiting)
         self._read_futures = [self._read_futures[row] for row in rest]
-        self._reads = Reads(self._reads.keys[half:], Callers(self._read_futures), self._reads.times)
+        left = self._reads.keys[half:]
+        self._reads = Reads(left, Callers(self._read_futures), self._reads.times, self._nearest)
 
     def take_all(self) -> list[Batch]:
         self.seal()

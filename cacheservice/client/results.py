@@ -31,6 +31,8 @@ class Lookup:
     """The node that answered from its store."""
     hops: int
     """How many nodes passed the request on."""
+    from_replica: bool
+    """Whether that node is not the key's first owner: what was written in the last moments may be missing."""
 
     @property
     def found(self) -> bool:

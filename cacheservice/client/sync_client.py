@@ -10,7 +10,7 @@ from weakref import finalize
 
 from cacheservice.client import forking
 from cacheservice.client.background import Background, Call
-from cacheservice.client.client import Client, Routing
+from cacheservice.client.client import Client, ReadPreference, Routing
 from cacheservice.client.results import Lookup, SetResult
 
 Default = TypeVar("Default")
@@ -29,9 +29,17 @@ class SyncClient:
     """
 
     def __init__(
-        self, targets: str | Sequence[str], *, routing: Routing = "direct", timeout: float = 1.0
+        self,
+        targets: str | Sequence[str],
+        *,
+        routing: Routing = "direct",
+        timeout: float = 1.0,
+        zone: str = "",
+        read_preference: ReadPreference = "owner",
     ) -> None:
-        self._new_client = partial(Client, targets, routing=routing, timeout=timeout)
+        self._new_client = partial(
+            Client, targets, routing=routing, timeout=timeout, zone=zone, read_preference=read_preference
+        )
         self._new_client()
         self._background: Background | None = None
 
@@ -51,18 +59,24 @@ class SyncClient:
                 forking.close(background)
 
     @overload
-    def get(self, key: str) -> bytes | None: ...
+    def get(self, key: str, *, read_preference: ReadPreference | None = None) -> bytes | None: ...
     @overload
-    def get(self, key: str, default: Default) -> bytes | Default: ...
-    def get(self, key: str, default: Default | None = None) -> bytes | Default | None:
-        return self._run(lambda cache: cache.get(key, default))
+    def get(
+        self, key: str, default: Default, *, read_preference: ReadPreference | None = None
+    ) -> bytes | Default: ...
+    def get(
+        self, key: str, default: Default | None = None, *, read_preference: ReadPreference | None = None
+    ) -> bytes | Default | None:
+        return self._run(lambda cache: cache.get(key, default, read_preference=read_preference))
 
-    def lookup(self, key: str) -> Lookup:
-        return self._run(lambda cache: cache.lookup(key))
+    def lookup(self, key: str, *, read_preference: ReadPreference | None = None) -> Lookup:
+        return self._run(lambda cache: cache.lookup(key, read_preference=read_preference))
 
-    def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
+    def get_many(
+        self, keys: Iterable[str], *, read_preference: ReadPreference | None = None
+    ) -> dict[str, bytes]:
         wanted = list(keys)
-        return self._run(lambda cache: cache.get_many(wanted))
+        return self._run(lambda cache: cache.get_many(wanted, read_preference=read_preference))
 
     def set(
         self,

@@ -36,9 +36,10 @@ def is_in_ring(member: Member) -> bool:
 
 
 class Placement:
-    """Where keys are. Immutable; ValueError when this client and the node do not compute the same ring."""
+    """Where keys are, for a client in `zone`. Immutable; ValueError when this client and the node do not
+    compute the same ring."""
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, zone: str = "") -> None:
         members = list(filter(is_in_ring, topology.members))
         if not members:
             raise ValueError("the node knows no members, not even itself")
@@ -51,6 +52,9 @@ class Placement:
         self._copies = topology.replication_factor
         self._address = {member.node_id: member.address for member in members}
         self._last = frozenset(member.node_id for member in members if member.state not in _ALIVE)
+        self._near = frozenset(
+            member.address for member in members if zone and member.zone == zone and member.state in _ALIVE
+        )
         self._found: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     @property
@@ -76,6 +80,11 @@ class Placement:
             found = self._found[node_ids] = tuple(self._address[node_id] for node_id in in_order)
         return found
 
+    def nearest(self, key: str) -> str:
+        """The address of an owner in the zone, in good standing, or else of the one to ask first."""
+        owners = self.owners(key)
+        return next((address for address in owners if address in self._near), owners[0])
+
 
 class TopologyWatch:
     """Keeps a placement up to date from whichever node tells it; `on_change` is called after each change.
@@ -89,7 +98,9 @@ class TopologyWatch:
         addresses: Callable[[], Sequence[str]],
         node: Callable[[str], NodeStubs],
         on_change: Callable[[Placement], None],
+        zone: str = "",
     ) -> None:
+        self._zone = zone
         self._addresses = addresses
         self._node = node
         self._on_change = on_change
@@ -154,7 +165,7 @@ class TopologyWatch:
 
     def _take(self, topology: Topology) -> None:
         try:
-            self.placement = Placement(topology)
+            self.placement = Placement(topology, self._zone)
         except ValueError:
             return
         self._on_change(self.placement)

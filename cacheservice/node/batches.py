@@ -26,10 +26,14 @@ class Batches:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def get(self, keys: Sequence[str], timeout_ms: int, *, values_only: bool = False) -> Soon[Reads]:
+    def get(
+        self, keys: Sequence[str], timeout_ms: int, *, values_only: bool = False, nearest: bool = False
+    ) -> Soon[Reads]:
         if self._node.owns(keys):
             return self._node.shard.get_many(keys, values_only=values_only)
-        return partial(self._get, keys, timeout_ms, values_only)
+        if nearest and self._node.may_read(keys):
+            return self._get_here(keys, values_only)
+        return partial(self._get, [Get(key, nearest=nearest) for key in keys], timeout_ms, values_only)
 
     def set(
         self,
@@ -74,8 +78,14 @@ class Batches:
         written = await self._node.replicate(changes, timeout_ms)
         return Removals(outcomes, [version for version, _ in written])
 
-    async def _get(self, keys: Sequence[str], timeout_ms: int, values_only: bool) -> Reads:
-        answers = await self._node.execute(list(map(Get, keys)), timeout_ms=timeout_ms)
+    def _get_here(self, keys: Sequence[str], values_only: bool) -> Reads:
+        reads = self._node.shard.get_many(keys, values_only=values_only)
+        if not values_only:
+            reads.from_replica = [not self._node.is_first_owner(key) for key in keys]
+        return reads
+
+    async def _get(self, operations: Sequence[Operation], timeout_ms: int, values_only: bool) -> Reads:
+        answers = await self._node.execute(operations, timeout_ms=timeout_ms)
         return Reads.of(answers, values_only=values_only)
 
     async def _set(self, operations: Sequence[Operation], timeout_ms: int) -> Writes:

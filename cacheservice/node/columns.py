@@ -27,16 +27,20 @@ class Reads:
     """None, as ttl_ms, when only the values were asked for."""
     ttl_ms: list[int] | None = None
     errors: Errors = field(default_factory=dict)
+    from_replica: list[bool] | None = None
+    """None also when none is."""
 
     @classmethod
     def of(cls, answers: Sequence[Answer], *, values_only: bool = False) -> Reads:
         found = [answer if isinstance(answer, GetResult) else None for answer in answers]
+        from_replica = [read is not None and read.from_replica for read in found]
         return cls(
             [read.outcome if read else 0 for read in found],
             [read.value if read else b"" for read in found],
             None if values_only else [read.version if read else 0 for read in found],
             None if values_only else [read.ttl_ms if read else 0 for read in found],
             _errors(answers),
+            from_replica if any(from_replica) and not values_only else None,
         )
 
     def with_refused(self, refused: Errors) -> Reads:
@@ -47,6 +51,7 @@ class Reads:
             None if self.versions is None else _spread(self.versions, refused, 0),
             None if self.ttl_ms is None else _spread(self.ttl_ms, refused, 0),
             _spread_errors(self.errors, len(self.outcomes), refused),
+            None if self.from_replica is None else _spread(self.from_replica, refused, False),
         )
 
 

@@ -23,7 +23,7 @@ from cacheservice.errors import (
 from cacheservice.node.courier import Courier
 from cacheservice.node.handoff import Handoff
 from cacheservice.node.invalidations import Invalidations
-from cacheservice.node.operations import Answer, Change, GetResult, Operation, may_repeat
+from cacheservice.node.operations import Answer, Change, Get, GetResult, Operation, may_repeat
 from cacheservice.node.owner import NOWHERE, Call, Owner, OwnerConfig
 from cacheservice.node.peers import Peers
 from cacheservice.node.settling import Settling
@@ -82,6 +82,7 @@ class Node:
         self._clock = clock
         self._transport = transport
         self._peers = Peers(config.node_id, view, config.shun_ms, clock, on_peer_failed)
+        self._neighbours = _neighbours(config.node_id, view.ring)
         self._settling = Settling(config.node_id, config.replication_factor, view)
         self._on_settled = on_settled
         self.sweeps = Sweeps(shard.store, clock)
@@ -159,6 +160,19 @@ class Node:
             is_owner = all(ring.owners(key, 1) == alone for key in keys)
         return is_owner and self.owner.is_sure_of(keys)
 
+    def may_read(self, keys: Collection[str]) -> bool:
+        """Whether this node can read all the keys, as any of their owners, and need not ask anybody for the
+        entry of one."""
+        ring = self._peers.view.ring
+        for key in keys:
+            owners = ring.owners(key, self._config.replication_factor)
+            if self._node_id not in owners or not (owners[0] == self._node_id or self.shard.holds(key)):
+                return False
+        return self.owner.is_sure_of(keys)
+
+    def is_first_owner(self, key: str) -> bool:
+        return self._peers.view.ring.owners(key, 1) == (self._node_id,)
+
     async def replicate(self, changes: Sequence[Change], timeout_ms: int) -> list[tuple[int, int]]:
         """Has changes copied that were made here; of each its version in the end, and how many replicas
         hold it."""
@@ -167,6 +181,7 @@ class Node:
     def set_view(self, view: View) -> None:
         """Routes by `view` from now on; requests under way use it for what they try next."""
         self._peers.set_view(view)
+        self._neighbours = _neighbours(self._node_id, view.ring)
         self._settling.view_changed(view)
         self.handoff.view_changed(view)
         self._see_whether_settled()
@@ -184,12 +199,13 @@ class Node:
         hops_left: int = MAX_HOPS,
         unreachable: frozenset[str] = NOWHERE,
     ) -> list[Answer]:
-        """The answers, in order, within about `timeout_ms`. Operations on one key are done in order.
+        """The answers, in order, within about `timeout_ms`. Operations on one key are done in order, but for
+        reads of the nearest.
 
         `hops_left` and `unreachable` (nodes not to be tried) come with a request from another node.
         """
         call = self._call(timeout_ms, hops_left)
-        if len(operations) == 1 and self._peers.view.ring.owners(operations[0].key, 1) == (self._node_id,):
+        if len(operations) == 1 and self.is_first_owner(operations[0].key):
             return await self.owner.execute(call, operations, unreachable)
         answers: list[Answer | None] = [None] * len(operations)
         pending = list(range(len(operations)))
@@ -222,9 +238,7 @@ class Node:
         """
         groups: dict[str | None, list[int]] = {}
         for position in pending:
-            groups.setdefault(self._next_node(call, operations[position].key, unreachable), []).append(
-                position
-            )
+            groups.setdefault(self._next_node(call, operations[position], unreachable), []).append(position)
         failed = await asyncio.gather(
             *(
                 self._execute_group(call, node_id, operations, positions, answers, unreachable)
@@ -250,7 +264,8 @@ class Node:
         elif self._clock.now_ms() >= call.deadline:
             results = [DeadlineExceeded("the owner did not answer in time")] * len(group)
         elif node_id == self._node_id:
-            results = await self.owner.execute(call, group, unreachable)
+            done = await self.owner.execute(call, group, unreachable)
+            results = list(map(self._with_origin, group, done))
         elif not call.hops_left:
             results = [_wrong_owner(self._node_id, operation) for operation in group]
         else:
@@ -293,19 +308,48 @@ class Node:
             self.handoff.has_settled()
             self._on_settled()
 
-    def _next_node(self, call: Call, key: str, unreachable: frozenset[str]) -> str | None:
-        """The node to ask for `key`: of its owners that are left, the first in good standing.
+    def _with_origin(self, operation: Operation, answer: Answer) -> Answer:
+        """This node's answer, which tells when it is a replica's."""
+        if not isinstance(answer, GetResult) or self.is_first_owner(operation.key):
+            return answer
+        return replace(answer, from_replica=True)
+
+    def _next_node(self, call: Call, operation: Operation, unreachable: frozenset[str]) -> str | None:
+        """The node to ask: of the key's owners that are left, the first in good standing.
 
         It is this node, if that is an owner, when the request may not be passed on again.
         """
-        owners = self._peers.view.ring.owners(key, self._config.replication_factor)
+        owners = self._peers.view.ring.owners(operation.key, self._config.replication_factor)
         if self._node_id in owners and (owners[0] == self._node_id or not call.hops_left):
             return self._node_id
+        if isinstance(operation, Get) and operation.nearest:
+            nearest = self._nearest(call, operation, owners, unreachable)
+            if nearest is not None:
+                return nearest
         candidates = [node_id for node_id in owners if node_id not in unreachable]
         for node_id in candidates:
             if node_id == self._node_id or not self._peers.is_avoided(node_id):
                 return node_id
         return candidates[0] if candidates else None
+
+    def _nearest(
+        self, call: Call, read: Get, owners: Sequence[str], unreachable: frozenset[str]
+    ) -> str | None:
+        """This node, if it is an owner and has the entry; or if it is none, an owner in its zone, as long as
+        that could still pass the read on."""
+        if self._node_id in owners:
+            has_entry = self.shard.holds(read.key, read.known_version) and self.owner.is_sure_of((read.key,))
+            return self._node_id if has_entry else None
+        if call.hops_left < MAX_HOPS:
+            return None
+        near = (owner for owner in owners if owner in self._neighbours and owner not in unreachable)
+        return next((owner for owner in near if not self._peers.is_avoided(owner)), None)
+
+
+def _neighbours(node_id: str, ring: Ring) -> frozenset[str]:
+    """The nodes in the zone of this one; none when that has no zone, or is not in the ring."""
+    zone = next((member.zone for member in ring.members if member.node_id == node_id), "")
+    return frozenset(member.node_id for member in ring.members if zone and member.zone == zone)
 
 
 def _passed_on(answer: Answer) -> Answer | None:

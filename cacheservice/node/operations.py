@@ -26,6 +26,8 @@ class DeleteOutcome(IntEnum):
 class Get:
     key: str
     known_version: int = 0
+    nearest: bool = False
+    """Whether a replica that is at hand may answer, although it may lack what was written last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class GetResult:
     age_ms: int = 0
     served_by: str = ""
     hops: int = 0
+    from_replica: bool = False
+    """Whether the node that answered is not the key's first owner."""
 
 
 @dataclass(frozen=True, slots=True)

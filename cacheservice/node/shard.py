@@ -254,6 +254,10 @@ class Shard:
             return 0
         return self.merge(change)
 
+    def holds(self, key: str, least_version: int = 0) -> bool:
+        """Whether an entry is here, of that version or a later one."""
+        return self._held_version(key) >= max(1, least_version)
+
     def knows(self, key: str) -> bool:
         """Whether an entry is here, or the knowledge that it was removed."""
         return self._version(key) > 0

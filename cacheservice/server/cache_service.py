@@ -65,8 +65,9 @@ class CacheServicer(CacheServiceServicer):
 
     @guarded
     async def BatchGet(self, request: pb.BatchGetRequest, context: Context) -> pb.BatchGetResponse:
+        nearest = decode.is_nearest(request.read_preference)
         answers = await self._execute_batch(
-            "keys", request.keys, lambda key: ops.Get(decode.key_(key)), context
+            "keys", request.keys, lambda key: ops.Get(decode.key_(key), nearest=nearest), context
         )
         return pb.BatchGetResponse(
             results=[

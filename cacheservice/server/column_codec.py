@@ -92,6 +92,7 @@ def reads(result: Reads, max_bytes: int) -> pb.ExchangeResponse:
         values=result.values,
         versions=result.versions,
         ttl_ms=result.ttl_ms,
+        from_replica=result.from_replica,
     )
     return pb.ExchangeResponse(get=columns, errors=_errors(result.errors))
 
@@ -147,6 +148,8 @@ def _cut(result: Reads, max_bytes: int) -> None:
             for column in (result.versions, result.ttl_ms):
                 if column is not None:
                     column[row] = 0
+            if result.from_replica is not None:
+                result.from_replica[row] = False
             result.errors[row] = AnswerTooLarge("the values exceed one message; ask for this key again")
         else:
             left -= len(value)

@@ -24,6 +24,7 @@ MAX_DRAIN_SECONDS = 3_600
 DEFAULT_PAGE_SIZE = 100
 
 _MAX_UTF8_BYTES = 4
+_READ_PREFERENCES = frozenset(pb.ReadPreference.values())
 
 Item = TypeVar("Item")
 
@@ -43,7 +44,14 @@ def get(request: pb.GetRequest) -> Get:
             bound = f"at most {MAX_LEASE_WAIT_MS}"
             raise InvalidArgument.of("lease.wait_ms", bound, str(request.lease.wait_ms))
         raise Unimplemented.yet("field", "lease")
-    return Get(key, request.known_version)
+    return Get(key, request.known_version, is_nearest(request.read_preference))
+
+
+def is_nearest(read_preference: int) -> bool:
+    """Whether a replica may answer."""
+    if read_preference not in _READ_PREFERENCES:
+        raise InvalidArgument.of("read_preference", "a ReadPreference, 0 to 2", str(read_preference))
+    return read_preference == pb.READ_PREFERENCE_NEAREST
 
 
 def set_(request: pb.SetRequest, bounds: Bounds) -> Set:

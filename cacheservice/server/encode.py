@@ -33,6 +33,7 @@ def get(result: GetResult, ring_epoch: int = 0) -> pb.GetResponse:
         age_seconds=result.age_ms / 1_000,
         served_by=result.served_by,
         hops=result.hops,
+        from_replica=result.from_replica,
         ring_epoch=ring_epoch,
     )
 

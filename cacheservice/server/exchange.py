@@ -12,7 +12,7 @@ from cacheservice.errors import CacheServiceError, InternalError, InvalidArgumen
 from cacheservice.node.batches import Batches, Soon
 from cacheservice.node.columns import Errors, Reads, Removals, Writes
 from cacheservice.server import column_codec as codec
-from cacheservice.server.decode import Bounds
+from cacheservice.server.decode import Bounds, is_nearest
 from cacheservice.server.guard import Admission
 from cacheservice.server.streams import Begun, Framing
 from cacheservice.v1 import cache_pb2 as pb
@@ -86,7 +86,8 @@ class Exchange:
             case "get":
                 keys = codec.keys(request.get.keys)
                 values_only = request.get.values_only
-                reads = self._batches.get(keys.keys, timeout_ms, values_only=values_only)
+                nearest = is_nearest(request.get.read_preference)
+                reads = self._batches.get(keys.keys, timeout_ms, values_only=values_only, nearest=nearest)
                 return _then(reads, keys.refused, self._encode_reads)
             case "set":
                 entries = codec.entries(request.set, self._bounds)

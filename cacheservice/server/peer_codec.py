@@ -27,8 +27,10 @@ from cacheservice.wire import from_status
 
 def operation_to_proto(operation: Operation) -> peer_pb2.Operation:
     match operation:
-        case Get(key, known_version):
+        case Get(key, known_version, nearest):
             get = cache_pb2.GetRequest(key=key, known_version=known_version or None)
+            if nearest:
+                get.read_preference = cache_pb2.READ_PREFERENCE_NEAREST
             return peer_pb2.Operation(get=get)
         case Set():
             request = cache_pb2.SetRequest(
@@ -71,6 +73,7 @@ def answer_from_proto(result: peer_pb2.OperationResult) -> Answer:
                 round(get.age_seconds * 1_000),
                 get.served_by,
                 get.hops,
+                get.from_replica,
             )
         case "set":
             stored = result.set.outcome == cache_pb2.SET_OUTCOME_STORED

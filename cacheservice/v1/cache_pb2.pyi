@@ -37,6 +37,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ReadPreference:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReadPreferenceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReadPreference.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    READ_PREFERENCE_UNSPECIFIED: _ReadPreference.ValueType  # 0
+    """As OWNER."""
+    READ_PREFERENCE_OWNER: _ReadPreference.ValueType  # 1
+    """The key's first owner; another one only while that gives no answer."""
+    READ_PREFERENCE_NEAREST: _ReadPreference.ValueType  # 2
+    """The called node, if it is any of the key's owners; if it is none, an owner in its zone. A replica that
+    lacks the entry, or may have missed writes because it was away, asks the first owner, so a MISS is as
+    good as with OWNER. What was written or removed in the last moments, or while the replica could not be
+    reached, may not be seen yet.
+    """
+
+class ReadPreference(_ReadPreference, metaclass=_ReadPreferenceEnumTypeWrapper):
+    """Which of the nodes that hold a key answer a read."""
+
+READ_PREFERENCE_UNSPECIFIED: ReadPreference.ValueType  # 0
+"""As OWNER."""
+READ_PREFERENCE_OWNER: ReadPreference.ValueType  # 1
+"""The key's first owner; another one only while that gives no answer."""
+READ_PREFERENCE_NEAREST: ReadPreference.ValueType  # 2
+"""The called node, if it is any of the key's owners; if it is none, an owner in its zone. A replica that
+lacks the entry, or may have missed writes because it was away, asks the first owner, so a MISS is as
+good as with OWNER. What was written or removed in the last moments, or while the replica could not be
+reached, may not be seen yet.
+"""
+Global___ReadPreference: _TypeAlias = ReadPreference  # noqa: Y015
+
 class _GetOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -174,11 +206,16 @@ class GetRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     KNOWN_VERSION_FIELD_NUMBER: _builtins.int
+    READ_PREFERENCE_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The key, 1 to 1,024 bytes."""
     known_version: _builtins.int
     """The version that the caller already holds. When the entry still has it the answer is a HIT
     without the value. 0 or absent: always send the value.
+    """
+    read_preference: Global___ReadPreference.ValueType
+    """Which node answers; OWNER by default. With NEAREST a replica whose version is below known_version leaves
+    the answer to the first owner.
     """
     @_builtins.property
     def lease(self) -> Global___LeaseOptions:
@@ -190,10 +227,11 @@ class GetRequest(_message.Message):
         key: _builtins.str = ...,
         lease: Global___LeaseOptions | None = ...,
         known_version: _builtins.int | None = ...,
+        read_preference: Global___ReadPreference.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_known_version", b"_known_version", "_lease", b"_lease", "known_version", b"known_version", "lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_known_version", b"_known_version", "_lease", b"_lease", "key", b"key", "known_version", b"known_version", "lease", b"lease"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_known_version", b"_known_version", "_lease", b"_lease", "key", b"key", "known_version", b"known_version", "lease", b"lease", "read_preference", b"read_preference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__known_version: _TypeAlias = _typing.Literal["known_version"]  # noqa: Y015
     _WhichOneofArgType__known_version: _TypeAlias = _typing.Literal["_known_version", b"_known_version"]  # noqa: Y015
@@ -220,6 +258,7 @@ class GetResponse(_message.Message):
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     SERVED_BY_FIELD_NUMBER: _builtins.int
     HOPS_FIELD_NUMBER: _builtins.int
+    FROM_REPLICA_FIELD_NUMBER: _builtins.int
     RING_EPOCH_FIELD_NUMBER: _builtins.int
     outcome: Global___GetOutcome.ValueType
     """What was found. On a MISS the fields that describe an entry are empty."""
@@ -237,6 +276,10 @@ class GetResponse(_message.Message):
     """The id of the node that answered from its store."""
     hops: _builtins.int
     """How many nodes passed the request on before that one: 0 when the called node answered itself."""
+    from_replica: _builtins.bool
+    """True: that node is not the key's first owner, whether it was preferred or that one gave no answer. What
+    was written in the last moments may be missing.
+    """
     ring_epoch: _builtins.int
     """The called node's ring epoch. In a batch it stands in the batch's answer instead."""
     def __init__(
@@ -250,11 +293,12 @@ class GetResponse(_message.Message):
         lease_token: _builtins.bytes = ...,
         served_by: _builtins.str = ...,
         hops: _builtins.int = ...,
+        from_replica: _builtins.bool = ...,
         ring_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "hops", b"hops", "lease_token", b"lease_token", "outcome", b"outcome", "ring_epoch", b"ring_epoch", "served_by", b"served_by", "ttl_seconds", b"ttl_seconds", "value", b"value", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "from_replica", b"from_replica", "hops", b"hops", "lease_token", b"lease_token", "outcome", b"outcome", "ring_epoch", b"ring_epoch", "served_by", b"served_by", "ttl_seconds", b"ttl_seconds", "value", b"value", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -562,6 +606,9 @@ class BatchGetRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEYS_FIELD_NUMBER: _builtins.int
+    READ_PREFERENCE_FIELD_NUMBER: _builtins.int
+    read_preference: Global___ReadPreference.ValueType
+    """Which nodes answer, for all keys; OWNER by default."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 10,000 keys; one key may stand there several times."""
@@ -570,10 +617,11 @@ class BatchGetRequest(_message.Message):
         self,
         *,
         keys: _abc.Iterable[_builtins.str] | None = ...,
+        read_preference: Global___ReadPreference.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "read_preference", b"read_preference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -815,8 +863,11 @@ class GetColumns(_message.Message):
 
     KEYS_FIELD_NUMBER: _builtins.int
     VALUES_ONLY_FIELD_NUMBER: _builtins.int
+    READ_PREFERENCE_FIELD_NUMBER: _builtins.int
     values_only: _builtins.bool
-    """True: versions and ttl_ms are of no interest, and are left out of the answer."""
+    """True: versions, ttl_ms and from_replica are of no interest, and are left out of the answer."""
+    read_preference: Global___ReadPreference.ValueType
+    """Which nodes answer, for all keys; OWNER by default."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 10,000 keys."""
@@ -826,10 +877,11 @@ class GetColumns(_message.Message):
         *,
         keys: _abc.Iterable[_builtins.str] | None = ...,
         values_only: _builtins.bool = ...,
+        read_preference: Global___ReadPreference.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "values_only", b"values_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "read_preference", b"read_preference", "values_only", b"values_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -973,6 +1025,7 @@ class GetResultColumns(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     TTL_MS_FIELD_NUMBER: _builtins.int
+    FROM_REPLICA_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___GetOutcome.ValueType]:
         """GetOutcome of each key."""
@@ -989,6 +1042,10 @@ class GetResultColumns(_message.Message):
     def ttl_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Milliseconds until expiry; 0 for never, and when it is STALE."""
 
+    @_builtins.property
+    def from_replica(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """As from_replica of GetResponse; empty when that is true of no key."""
+
     def __init__(
         self,
         *,
@@ -996,10 +1053,11 @@ class GetResultColumns(_message.Message):
         values: _abc.Iterable[_builtins.bytes] | None = ...,
         versions: _abc.Iterable[_builtins.int] | None = ...,
         ttl_ms: _abc.Iterable[_builtins.int] | None = ...,
+        from_replica: _abc.Iterable[_builtins.bool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes", "ttl_ms", b"ttl_ms", "values", b"values", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_replica", b"from_replica", "outcomes", b"outcomes", "ttl_ms", b"ttl_ms", "values", b"values", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,6 +33,9 @@ def test_every_call(cache: SyncClient) -> None:
     assert cache.lookup("sync:a").outcome is Outcome.HIT
     cache.set_many({"sync:b": b"2", "sync:c": b"3"}, ttl=60)
     assert cache.get_many(["sync:a", "sync:b", "sync:x"]) == {"sync:a": b"1", "sync:b": b"2"}
+    assert cache.get("sync:a", read_preference="nearest") == b"1"
+    assert cache.get_many(["sync:b", "sync:x"], read_preference="nearest") == {"sync:b": b"2"}
+    assert cache.lookup("sync:a", read_preference="nearest").value == b"1"
     assert cache.touch("sync:a", 600)
     assert cache.incr("sync:n", 5, initial=10) == 15
     assert cache.delete("sync:a")

@@ -21,7 +21,7 @@ from tests.node.test_node import NAMES, TIMEOUT_MS, Cluster, key_owned_by, outsi
 KEYS = [key_owned_by(first, second) for first in NAMES for second in NAMES if first != second]
 
 operations = st.lists(
-    st.tuples(st.sampled_from(["get", "set", "delete"]), st.lists(st.sampled_from(KEYS), min_size=1)),
+    st.tuples(st.sampled_from(["get", "near", "set", "delete"]), st.lists(st.sampled_from(KEYS), min_size=1)),
     max_size=12,
 )
 
@@ -34,6 +34,8 @@ async def by_columns(batches: Batches, kind: str, keys: Sequence[str], value: by
     match kind:
         case "get":
             return await done(batches.get(keys, TIMEOUT_MS))
+        case "near":
+            return await done(batches.get(keys, TIMEOUT_MS, nearest=True))
         case "set":
             return await done(batches.set(keys, [value] * len(keys), [60_000], [], TIMEOUT_MS))
         case _:
@@ -44,6 +46,8 @@ def one_by_one(kind: str, key: str, value: bytes) -> Operation:
     match kind:
         case "get":
             return Get(key)
+        case "near":
+            return Get(key, nearest=True)
         case "set":
             return Set(key, value, 60_000)
         case _:
@@ -52,7 +56,7 @@ def one_by_one(kind: str, key: str, value: bytes) -> Operation:
 
 def columns(kind: str, answers: list[Answer]) -> Reads | Writes | Removals:
     match kind:
-        case "get":
+        case "get" | "near":
             return Reads.of(answers)
         case "set":
             return Writes.of(answers)
@@ -134,11 +138,11 @@ def test_refused_rows_come_back_to_their_places(refused: set[int]) -> None:
     error, other = EntryTooLarge("refused"), EntryTooLarge("failed")
     rows = iter(range(1, 4))
     places = [None if row in refused else next(rows, None) for row in range(3 + len(refused))]
-    reads = Reads([1, 2, 3], [b"1", b"2", b"3"], [1, 2, 3], [1, 2, 3], {1: other}).with_refused(
-        dict.fromkeys(refused, error)
-    )
+    columns = [b"1", b"2", b"3"], [1, 2, 3], [1, 2, 3]
+    reads = Reads([1, 2, 3], *columns, {1: other}, [True] * 3).with_refused(dict.fromkeys(refused, error))
     assert reads.outcomes == reads.versions == reads.ttl_ms == [place or 0 for place in places]
     assert reads.values == [str(place).encode() if place else b"" for place in places]
+    assert reads.from_replica == [bool(place) for place in places]
     assert reads.errors == dict.fromkeys(refused, error) | {places.index(2): other}
     writes = Writes([1, 2, 3], [1, 2, 3]).with_refused(dict.fromkeys(refused, error))
     removals = Removals([1, 2, 3], [1, 2, 3]).with_refused(dict.fromkeys(refused, error))

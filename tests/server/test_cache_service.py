@@ -26,6 +26,9 @@ from cacheservice.v1.peer_pb2_grpc import PeerServiceStub
 from cacheservice.wire import from_rpc_error, from_status
 from tests.server.conftest import StartNode
 
+UNKNOWN: Any = 3
+"""A value that the enum does not have."""
+
 
 @pytest.fixture
 async def channel(start_node: StartNode) -> grpc.aio.Channel:
@@ -111,6 +114,7 @@ async def test_batches_answer_in_order_each_with_its_own_result(cache: Any) -> N
         ("Get", pb.GetRequest(key="k", lease=pb.LeaseOptions(wait_ms=60_001)), "lease.wait_ms"),
         ("Get", pb.GetRequest(key="k" * (MAX_KEY_BYTES + 1)), "key"),
         ("Get", pb.GetRequest(key="ж" * (MAX_KEY_BYTES // 2 + 1)), "key"),
+        ("Get", pb.GetRequest(key="k", read_preference=UNKNOWN), "read_preference"),
         ("Set", pb.SetRequest(key="k" * 2048), "key"),
         ("Set", pb.SetRequest(key="k", value=bytes(8 * 1024 * 1024 + 1)), "value"),
         ("Set", pb.SetRequest(key="k", ttl_seconds=float("nan")), "ttl_seconds"),
@@ -131,6 +135,7 @@ async def test_batches_answer_in_order_each_with_its_own_result(cache: Any) -> N
         ("Increment", pb.IncrementRequest(key="k", ttl_seconds=float("nan")), "ttl_seconds"),
         ("BatchGet", pb.BatchGetRequest(), "keys"),
         ("BatchGet", pb.BatchGetRequest(keys=["k"] * (MAX_BATCH + 1)), "keys"),
+        ("BatchGet", pb.BatchGetRequest(keys=["k"], read_preference=UNKNOWN), "read_preference"),
         ("BatchSet", pb.BatchSetRequest(requests=[pb.SetRequest(key="k")] * (MAX_BATCH + 1)), "requests"),
         ("BatchDelete", pb.BatchDeleteRequest(keys=["k"] * (MAX_BATCH + 1)), "keys"),
     ],
