@@ -18,8 +18,8 @@ import pytest
 
 from tests.integration.processes import NodeProcess, wait_until
 
-# Workers of the test run work at the same time, and each needs addresses of its own.
-_NET = f"10.213.{os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw')}"
+# Workers of this and other test runs work at the same time, and each needs addresses of its own.
+_NET = f"10.{192 + (os.getpid() >> 8) % 64}.{os.getpid() % 256}"
 _PORT = 7700
 _OBSERVER = 254
 _numbers = itertools.count()
@@ -39,7 +39,7 @@ def require_privileges() -> None:
 
 
 def remove_leftovers() -> None:
-    """Takes away what a test run that was killed has left: it would have the same addresses."""
+    """Takes away what a test run that was killed has left."""
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     for name, prefix, pid in re.findall(r"^((cs(\d+)n\d+)-\w+)", listed, re.MULTILINE):
         if not Path("/proc", pid).exists():

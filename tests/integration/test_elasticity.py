@@ -123,8 +123,10 @@ class Load:
 def drain(node: NodeProcess) -> int:
     """Has the node stop, and leave nothing behind; how many entries it handed off."""
     assert node.stop() == 0
-    [handed_off] = re.findall(r"handed off (\d+) entries, left 0 behind", node.log.read_text())
-    return int(handed_off)
+    log = node.log.read_text()
+    handed_off = re.search(r"handed off (\d+) entries, left 0 behind", log)
+    assert handed_off, log
+    return int(handed_off[1])
 
 
 def all_owners_have(nodes: Iterable[NodeProcess], keys: Sequence[str]) -> bool:
