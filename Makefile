@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/cacheservice/v1/*.proto)
 
-.PHONY: help run test slow lint types arch unit proto bench-store bench-peers bench-membership tools clean
+.PHONY: help run test slow simulate lint types arch unit proto bench-store bench-peers bench-membership bench-failover tools clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,10 +14,13 @@ run: .venv/run ## Start a three-node cluster on this machine (Ctrl-C stops it)
 test: lint types arch unit ## Check style, types, contracts and architecture, and run the test suite
 
 slow: .venv/dev .venv-proto/done .tools/done ## Run the tests that take longer
-	$(BIN)/pytest -m slow --numprocesses 2
+	$(BIN)/pytest -m "slow and not simulation" --numprocesses 2
+
+simulate: .venv/dev ## Run whole clusters in simulation, 500 stories of five minutes (ten minutes; SEEDS=1000 for more)
+	SEEDS=$(or $(SEEDS),250) $(BIN)/pytest -m simulation --numprocesses 2
 
 unit: .venv/dev .venv-proto/done .tools/done ## Run the test suite alone
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not simulation" --numprocesses 2
 
 lint: .venv/dev ## Check style and the proto files
 	$(BIN)/ruff check
@@ -46,6 +49,10 @@ bench-peers: .venv/dev ## Measure client and nodes beside Redis and others (half
 
 bench-membership: .venv/dev ## Measure membership in simulation (half an hour)
 	$(BIN)/python -m benchmarks.membership
+
+bench-failover: .venv/dev ## Measure what a load notices of kills, beside Redis Cluster, of restarts, scaling and handoff (20 min)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
+	$(BIN)/python -m benchmarks.failover kills redis rolling handoff --restart-after 10
 
 tools: .tools/done ## Install the Go tools that some tests use
 

@@ -7,7 +7,7 @@ node is xxh3_64 of "{node_id}#{j}"; a key's place is xxh3_64 of its hash tag or 
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -17,6 +17,7 @@ from xxhash import xxh3_64_intdigest
 DEFAULT_VIRTUAL_NODES = 256
 SLOTS = 1 << 14
 _SLOT_SHIFT = 64 - 14
+_NOT_LOOKED_AT, _DIFFERENT = -1, -2
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,8 +52,9 @@ class Ring:
         self._indices = [index for _, index in points]
         self._owners: dict[int, list[tuple[str, ...] | None]] = {}
         """By count: the owners from each token on, as far as they have been asked for."""
-        self._first = self._first_tokens()
-        """For each slot of the hash values, the token after its keys; -1 where one lies within it."""
+        self._first = [_NOT_LOOKED_AT] * SLOTS
+        """For each slot of the hash values the token after its keys, in place of a search: there are many
+        more slots than tokens. Else _NOT_LOOKED_AT, or _DIFFERENT where a token lies within it."""
 
     def owners(self, key: str, count: int) -> tuple[str, ...]:
         """The ids of the `count` nodes that hold `key`, its owner first; fewer when there are fewer.
@@ -65,7 +67,7 @@ class Ring:
         position = xxh3_64_intdigest((hash_tag(key) if "{" in key else key).encode())
         start = self._first[position >> _SLOT_SHIFT]
         if start < 0:
-            start = bisect_right(self._tokens, position) % len(self._tokens)
+            start = self._find_start(position)
         by_start = self._owners.get(count)
         if by_start is None:
             by_start = self._owners[count] = [None] * len(self._tokens)
@@ -74,18 +76,14 @@ class Ring:
             found = by_start[start] = self._walk(start, count)
         return found
 
-    def _first_tokens(self) -> list[int]:
-        """A look-up for most keys in place of a search: there are many more slots than tokens."""
-        slots = [-1] * SLOTS
-        passed = 0
-        for slot in range(SLOTS if self._tokens else 0):
-            before = passed
-            end = (slot + 1) << _SLOT_SHIFT
-            while passed < len(self._tokens) and self._tokens[passed] < end:
-                passed += 1
-            if passed == before:
-                slots[slot] = passed % len(self._tokens)
-        return slots
+    def _find_start(self, position: int) -> int:
+        """The first token at or after the position; what holds for all keys of a slot is remembered."""
+        slot = position >> _SLOT_SHIFT
+        if self._first[slot] == _NOT_LOOKED_AT:
+            first = bisect_left(self._tokens, slot << _SLOT_SHIFT)
+            is_within = first < bisect_left(self._tokens, (slot + 1) << _SLOT_SHIFT)
+            self._first[slot] = _DIFFERENT if is_within else first % len(self._tokens)
+        return bisect_right(self._tokens, position) % len(self._tokens)
 
     def _walk(self, start: int, count: int) -> tuple[str, ...]:
         seen: set[int] = set()

@@ -121,6 +121,11 @@ class Client:
         self._learn()
         return await self.nodes.call(rpc, repeatable=repeatable, first=first)
 
+    def _owner(self, key: str) -> str | None:
+        """The address of the key's first owner, as far as it is known."""
+        placement = self._watch.placement
+        return None if placement is None else placement.owners(key)[0]
+
     async def _by_parts(
         self, parts: Iterable[Part], work: Callable[[Part], Awaitable[None]], times: Times
     ) -> None:
@@ -171,7 +176,7 @@ class Client:
         """The value with everything that is known of it."""
         request = pb.GetRequest(key=checked_key(key))
         nearest = self._nearest if read_preference is None else is_nearest(read_preference)
-        first = None
+        first = self._owner(key)
         if nearest:
             request.read_preference = pb.READ_PREFERENCE_NEAREST
             placement = self._watch.placement
@@ -239,6 +244,7 @@ class Client:
         response = await self._call(
             lambda node, timeout: node.cache.Set(request, timeout=timeout),
             repeatable=request.WhichOneof("condition") is None,
+            first=self._owner(request.key),
         )
         return SetResult(response.outcome == pb.SET_OUTCOME_STORED, response.version, response.replicas)
 
@@ -283,7 +289,9 @@ class Client:
         """Gives the entry `ttl` more seconds from now; whether there was one."""
         request = pb.TouchRequest(key=checked_key(key), ttl_seconds=checked_milliseconds("ttl", ttl) / 1_000)
         response = await self._call(
-            lambda node, timeout: node.cache.Touch(request, timeout=timeout), repeatable=True
+            lambda node, timeout: node.cache.Touch(request, timeout=timeout),
+            repeatable=True,
+            first=self._owner(key),
         )
         return response.outcome == pb.TOUCH_OUTCOME_TOUCHED
 
@@ -296,7 +304,9 @@ class Client:
             ttl_seconds=checked_milliseconds("ttl", ttl) / 1_000,
         )
         response = await self._call(
-            lambda node, timeout: node.cache.Increment(request, timeout=timeout), repeatable=False
+            lambda node, timeout: node.cache.Increment(request, timeout=timeout),
+            repeatable=False,
+            first=self._owner(key),
         )
         return response.value
 

@@ -7,6 +7,7 @@ events is printed.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from random import Random
 
@@ -189,6 +190,14 @@ def test_some_seeds(seed: int, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", range(8, 258))
+@pytest.mark.parametrize("seed", range(8, 33))
+def test_more_seeds(seed: int, kind: str) -> None:
+    run(story(seed, kind, 300))
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(33, 33 + int(os.environ.get("SEEDS", "250"))))
 def test_many_seeds(seed: int, kind: str) -> None:
+    """By `make simulate`, or `make simulate SEEDS=1000`."""
     run(story(seed, kind, 300))

@@ -111,11 +111,3 @@ async def scenario(seed: int, skew_ms: int) -> list[str]:
 def test_owners_agree_in_the_end_on_what_was_confirmed_last(seed: int, skew_ms: int) -> None:
     print(f"seed {seed}")
     assert run(scenario(seed, skew_ms)) == run(scenario(seed, skew_ms))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("skew_ms", [0, 500])
-@pytest.mark.parametrize("seed", range(4, 400))
-def test_many_seeds(seed: int, skew_ms: int) -> None:
-    print(f"seed {seed}")
-    run(scenario(seed, skew_ms))

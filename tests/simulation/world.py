@@ -388,7 +388,7 @@ class World:
         while not self.is_whole():
             waited = asyncio.get_running_loop().time() - started
             assert waited < seconds, f"not whole after {seconds} s:\n{self.described()}"
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
         return asyncio.get_running_loop().time() - started
 
     def described(self) -> str:
