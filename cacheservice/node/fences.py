@@ -40,6 +40,7 @@ class Fences:
 
     def add(self, fence: Fence) -> bool:
         """False when this one, or a higher one of the same pattern, is here."""
+        self._expire()
         name = (fence.kind, fence.pattern)
         known = self._found.get(name)
         if known is not None and known[0] >= fence.version:
@@ -63,6 +64,7 @@ class Fences:
 
     def holds(self, fence: Fence) -> bool:
         """Whether the fence is remembered, and no higher one of its pattern is."""
+        self._expire()
         found = self._found.get((fence.kind, fence.pattern))
         return found is not None and found[0] == fence.version
 
