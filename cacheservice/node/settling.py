@@ -6,6 +6,7 @@ from cacheservice.node.view import View
 from cacheservice.ring import Ring
 
 MAX_TELLERS = 10_000
+MAX_RINGS = 8
 
 
 class Settling:
@@ -22,7 +23,8 @@ class Settling:
         """By node: the ring's epoch, and how often this node had been away, for which it gave its word."""
         self._stay: int | None = None
         self._absences = 0
-        self._sure: Ring | None = None
+        self._rings: list[Ring] = []
+        """Those since it was last sure of what it owned, that one first; none when it is sure of nothing."""
         self._view = view
         self.is_settled = False
         self.view_changed(view)
@@ -31,9 +33,12 @@ class Settling:
         stay = view.stays.get(self._node_id)
         if stay is not None and stay != self._stay:
             # A node that has just begun knows nothing yet, so whatever it knows is of today.
-            self._sure = view.ring if self._stay is None else None
+            self._rings = [view.ring] if self._stay is None else []
             self._stay = stay
             self._absences = view.absences.get(self._node_id, 0)
+        elif self._rings and self._rings[-1].epoch != view.ring.epoch:
+            # Of too many, none: the node is sure of nothing then.
+            self._rings = [*self._rings, view.ring] if len(self._rings) < MAX_RINGS else []
         self._view = view
         self._judge()
 
@@ -50,7 +55,9 @@ class Settling:
 
     def was_owner(self, key: str) -> bool:
         """Whether this node has owned the key since it was settled, and so missed nothing of it."""
-        return self._sure is not None and self._node_id in self._sure.owners(key, self._count)
+        return bool(self._rings) and all(
+            self._node_id in ring.owners(key, self._count) for ring in self._rings
+        )
 
     def _judge(self) -> None:
         epoch = self._view.ring.epoch
@@ -58,4 +65,4 @@ class Settling:
         told = [self._told.get(other, none) for other in self._view.others(self._node_id)]
         self.is_settled = all(said == epoch and absences >= self._absences for said, absences in told)
         if self.is_settled:
-            self._sure = self._view.ring
+            self._rings = [self._view.ring]
