@@ -43,6 +43,7 @@ NAMES = ("n1", "n2", "n3", "n4")
 RING = Ring([RingMember(name) for name in NAMES])
 VIEW = View(RING, stays=dict.fromkeys(NAMES, 1), absences=dict.fromkeys(NAMES, 0))
 TIMEOUT_MS = 4_000
+NO_NAMESPACES = Namespaces()
 
 
 class Cluster:
@@ -57,11 +58,17 @@ class Cluster:
         self.reported: list[str] = []
         self.nodes = {name: self._make(name, ring) for name in names or NAMES}
 
-    def _make(self, name: str, ring: Ring) -> Node:
+    def _make(
+        self,
+        name: str,
+        ring: Ring,
+        config: NodeConfig | None = None,
+        namespaces: Namespaces = NO_NAMESPACES,
+    ) -> Node:
         store = Store(1 << 16, now=self.clock.now_ms())
         return Node(
-            NodeConfig(name),
-            Shard(name, store, self.clock, Namespaces(), Random(1)),
+            config or NodeConfig(name),
+            Shard(name, store, self.clock, namespaces, Random(1)),
             self.clock,
             _Transport(self, name),
             View(ring),
@@ -116,8 +123,19 @@ class _Transport(NoTransport):
         self._answer(node_id)
         return [change for change in known if change is not None]
 
+    async def reading(self, node_id: str, *, timeout_ms: int) -> int:
+        self._call(node_id, 1)
+        return self._cluster.nodes[node_id].shard.reading()
+
+    async def invalidate(self, node_id: str, fences: Sequence[Fence], *, timeout_ms: int) -> int:
+        self._call(node_id, len(fences))
+        removed = await self._cluster.nodes[node_id].invalidations.take(fences)
+        self._answer(node_id)
+        return removed
+
     async def fences(self, node_id: str, *, timeout_ms: int) -> list[Fence]:
-        return []
+        self._call(node_id, 1)
+        return list(self._cluster.nodes[node_id].shard.fences)
 
     def _call(self, node_id: str, size: int) -> None:
         self._cluster.calls.append((self._source, node_id, size))
