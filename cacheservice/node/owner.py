@@ -247,7 +247,7 @@ class Owner:
             self.shard.merge(change)
 
     def _is_settled(self) -> bool:
-        return self._settling.is_settled and self._note_activity() >= self._doubts_until
+        return self._note_activity() >= self._doubts_until and self._settling.is_settled
 
     def _note_activity(self) -> int:
         """Notices when this node did not run for a while; the time."""
