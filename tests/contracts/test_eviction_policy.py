@@ -51,6 +51,7 @@ def test_holds_what_was_added_until_it_is_removed(name: str, steps: list[tuple[s
                     assert model.pop(victim) == given_up
         assert len(policy) == len(model)
         assert sorted(policy.items()) == sorted(model.items())
+        assert sorted(policy.hottest()) == sorted(model.items())
 
 
 @for_every_policy
@@ -77,10 +78,27 @@ def test_gives_up_everything_in_the_end(name: str) -> None:
 @for_every_policy
 def test_looking_changes_nothing(name: str) -> None:
     looked_at, left_alone = filled(name, Random(2), 200), filled(name, Random(2), 200)
-    for key, packed in list(looked_at.items()):
+    for key, packed in [*looked_at.items(), *looked_at.hottest()]:
         assert looked_at.peek(key) == packed
         assert looked_at.peek("unknown") is None
     assert emptied(looked_at) == emptied(left_alone)
+
+
+@pytest.mark.parametrize("name", ["lru", "fifo", "lfu"])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_hottest_are_those_given_up_last(name: str, seed: int) -> None:
+    policy = filled(name, Random(seed), 500)
+    hottest = list(policy.hottest())
+    assert hottest == list(reversed(emptied(policy)))
+
+
+@for_every_policy
+@pytest.mark.parametrize("seed", range(5))
+def test_the_hottest_half_is_mostly_given_up_in_the_second_half(name: str, seed: int) -> None:
+    policy = filled(name, Random(seed), 500)
+    hottest = {key for key, _ in list(policy.hottest())[: len(policy) // 2]}
+    given_up_first = {key for key, _ in emptied(policy)[: len(hottest)]}
+    assert len(hottest & given_up_first) <= len(hottest) // 3
 
 
 @for_every_policy

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheservice.clock import ManualClock
+from cacheservice.clock import LOGICAL_BITS, MAX_AHEAD_MS, ManualClock
 from cacheservice.errors import CounterOverflow, EntryTooLarge, NotACounter
+from cacheservice.node.fences import Fence, Kind
 from cacheservice.node.namespaces import NamespacePolicy, Namespaces
 from cacheservice.node.operations import (
     Change,
@@ -299,3 +300,46 @@ def test_tombstones_are_bounded(at: Fixture) -> None:
         at.shard.merge(Change(f"{number:1000}", 1, None))
     assert at.shard.tombstones == most
     assert at.shard.removed()[-1] == f"{most + 9:1000}"
+
+
+def test_what_others_own_is_dropped_unless_it_was_written_meanwhile(at: Fixture) -> None:
+    before = at.set("a").version
+    after = at.set("a").version
+    assert not at.shard.drop("a", before)
+    assert at.value("a") == b"v"
+    assert at.shard.drop("a", after)
+    assert not at.shard.drop("a", after)
+    assert (at.shard.version("a"), at.shard.removed()) == (0, [])
+
+
+def test_what_is_handed_over_comes_in_if_there_is_room_or_it_need_not_ask() -> None:
+    at = Fixture(max_bytes=10_000)
+    at.set("a", bytes(8_000))
+    entry = Entry(bytes(5_000), 9, 0)
+    assert at.shard.take_in(Change("b", 9, entry), if_room=True) == 0
+    assert (at.value("a"), at.value("b")) == (bytes(8_000), None)
+    assert at.shard.take_in(Change("b", 9, Entry(b"small", 9, 0)), if_room=True) == 9
+    assert at.shard.take_in(Change("a", 2**63, None), if_room=True) == 2**63
+    at.set("c", bytes(8_000))
+    assert at.shard.take_in(Change("d", 9, entry), if_room=False) == 9
+    assert (at.value("c"), at.value("d")) == (None, bytes(5_000))
+
+
+def test_what_a_fence_covers_is_not_taken_in_and_takes_older_entries_with_it(at: Fixture) -> None:
+    old = at.set("user:1").version
+    assert at.shard.fence(Fence(Kind.TAG, "t", old + 10))
+    assert not at.shard.fence(Fence(Kind.TAG, "t", old + 10))
+    tagged = Entry(b"w", old + 5, 0, tags=("t",))
+    assert at.shard.merge(Change("user:1", old + 5, tagged)) == 0
+    assert at.value("user:1") is None
+    assert at.shard.merge(Change("user:1", old + 10, tagged._replace(version=old + 10))) == 0
+    assert at.shard.merge(Change("user:1", old + 11, tagged._replace(version=old + 11))) == old + 11
+
+
+def test_writes_here_are_above_the_fences_that_cover_them(at: Fixture) -> None:
+    ahead = at.clock.wall_ms() + 10 * MAX_AHEAD_MS << LOGICAL_BITS
+    at.shard.fence(Fence(Kind.PREFIX, "user:", ahead))
+    at.shard.fence(Fence(Kind.TAG, "t", ahead + 5))
+    assert at.set("other").version < ahead < at.set("user:1").version
+    assert at.set("other", tags=("t",)).version > ahead + 5
+    assert at.shard.too_far_ahead == 2

@@ -106,3 +106,33 @@ def test_usage_is_by_namespace_wherever_it_lies(store: PartitionedStore) -> None
     found = {name: usage for step in store.usage() for name, usage in step.items()}
     assert {name: entries for name, (entries, _) in found.items()} == {"user": 30, "other": 30, "": 1}
     assert sum(size for _, size in found.values()) == sum(part.bytes for part in store.parts.values())
+
+
+def test_a_walk_gives_all_keys_once_and_can_go_on_from_each_step(
+    store: PartitionedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheservice.store.store.MAX_ENTRIES", 8)
+    keys = [f"{name}{number}" for name in ("user:", "session:", "o") for number in range(50)]
+    for key in keys:
+        store.set(key, packed())
+    steps = list(store.walk())
+    assert sorted(key for _, found in steps for key in found) == sorted(keys)
+    ends = [end for end, _ in steps]
+    assert ends == sorted(set(ends))
+    for number, end in enumerate(ends):
+        assert list(store.walk(end)) == steps[number + 1 :]
+
+
+def test_room_is_that_of_the_keys_own_part(store: PartitionedStore) -> None:
+    assert store.has_room("other", 60 * KiB)
+    assert store.has_room("user:1", 60 * KiB)
+    assert not store.has_room("session:1", 60 * KiB)
+
+
+def test_what_is_dropped_counts_as_no_delete(store: PartitionedStore) -> None:
+    store.set("user:1", packed())
+    store.set("user:2", packed())
+    assert (store.drop("user:1"), store.drop("user:1"), store.drop("session:1")) == (True, False, False)
+    assert store.delete("user:2")
+    assert store.parts["user"].stats.deletes == 1
+    assert len(store) == 0

@@ -53,6 +53,11 @@ def places(store: Store) -> Iterator[tuple[int, Segment]]:
         position += 1 << HASH_BITS - segment.depth
 
 
+def span_of(segment: Segment) -> int:
+    """How many positions the segment is responsible for."""
+    return 1 << HASH_BITS - segment.depth
+
+
 def check_books(store: Store) -> None:
     """Everything that is counted is what it would be if it were counted now."""
     assert len(store._segments) == 1 << HASH_BITS - store._shift
@@ -128,6 +133,14 @@ class StoreAgainstDict(RuleBasedStateMachine):
         held.pop(key, None)
         assert self.held() == held
 
+    @rule(key=KEYS)
+    def drop(self, key: Key) -> None:
+        held, deletes = self.held(), self.store.stats.deletes
+        assert self.store.drop(key) is (key in held)
+        held.pop(key, None)
+        assert self.held() == held
+        assert self.store.stats.deletes == deletes
+
     @rule(ms=st.one_of(st.integers(0, 3_000), st.integers(0, HORIZON_MS)))
     def wait(self, ms: int) -> None:
         self.now += ms
@@ -174,6 +187,18 @@ class StoreAgainstDict(RuleBasedStateMachine):
             found += islice(everything, page)
             start = found[-1][0] + 1 if found else 0
         assert found == expected
+
+    @rule(start=st.one_of(st.just(0), KEYS.map(lambda key: key.position)))
+    def walk_on_from_each_step(self, start: int) -> None:
+        places_there = [place for place in places(self.store) if place[0] + span_of(place[1]) > start]
+        for first, segment in places_there:
+            end, keys = next(self.store.walk(max(start, first)))
+            assert end == first + span_of(segment)
+            assert keys == [key for key, _ in segment.policy.hottest()]
+        steps = list(self.store.walk(start))
+        assert [end for end, _ in steps] == [first + span_of(segment) for first, segment in places_there]
+        if start == 0:
+            assert sorted(key for _, keys in steps for key in keys) == sorted(self.held())
 
     @precondition(lambda self: self.scan is None)
     @rule(prefix=PREFIXES)
@@ -229,6 +254,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
         expires = self.now + ttl if ttl else 0
         packed = pack(Entry(bytes(size), self.version, self.now, expires, stale, 0, tags))
         held, evictions = self.held(), self.store.stats.evictions
+        has_room = self.store.has_room(key, size)
         try:
             self.store.set(key, packed)
         except EntryTooLarge:
@@ -242,6 +268,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
         assert now_held.items() <= held.items()
         evicted = self.store.stats.evictions - evictions
         assert len(held) - len(now_held) <= evicted <= len(held) - len(now_held) + 1
+        assert not (has_room and evicted)
 
     def _get(self, keys: list[Key], *, many: bool) -> None:
         hits, misses = self.store.stats.hits, self.store.stats.misses
@@ -306,6 +333,8 @@ def take_a_step(machine: StoreAgainstDict, random: Random) -> None:
         (10, lambda: machine.get(key)),
         (5, lambda: machine.get_many(random.choices(ALL_KEYS, k=10))),
         (3, lambda: machine.delete(key)),
+        (2, lambda: machine.drop(key)),
+        (2, lambda: machine.walk_on_from_each_step(0)),
         (3, machine.wait_for_the_next_death),
         (1, lambda: machine.wait(random.choice([1_000, HORIZON_MS // 2]))),
         (3, machine.upkeep),
@@ -345,6 +374,50 @@ def test_what_fills_the_store_alone_is_taken(policy: str) -> None:
         store.set(key, largest)
         assert list(store) == [key]
     assert store.bytes == store.max_bytes
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_there_is_room_until_something_would_have_to_go(policy: str) -> None:
+    store = Store(100_000, policy, now=0)
+    packed = pack(Entry(bytes(500), 1, 0))
+    for number in count():
+        if not store.has_room(f"key{number}", 500):
+            break
+        store.set(f"key{number}", packed)
+        assert store.stats.evictions == 0
+    assert store.bytes > 0.97 * store.max_bytes
+    for number in range(20):
+        store.set(f"more{number}", packed)
+    assert store.stats.evictions > 0
+
+
+def test_there_is_less_room_while_the_process_is_too_large() -> None:
+    store = Store(100_000, now=0)
+    assert store.has_room("key", 50_000)
+    store.limit = 50_000
+    assert not store.has_room("key", 50_000)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.usefixtures("most_in_a_segment")
+def test_a_walk_gives_what_is_there_all_the_time_once(policy: str) -> None:
+    """Segments are split, and entries come and go, while it is under way."""
+    random = Random(policy)
+    store = Store(1 << 20, policy, now=0)
+    keys = [f"key{number}" for number in range(3_000)]
+    for key in keys[:1_000]:
+        store.set(key, PLAIN)
+    found: list[str] = []
+    stay = set(keys[:500])
+    for _, some in store.walk():
+        found += some
+        for key in random.sample(keys[500:], 100):
+            if random.random() < 0.3:
+                store.delete(key)
+            else:
+                store.set(key, PLAIN)
+    assert len(found) == len(set(found))
+    assert stay <= set(found)
 
 
 def weight(_key: str, packed: bytes) -> int:
