@@ -9,6 +9,7 @@ import grpc
 import typer
 from google.protobuf.message import Message
 
+from cacheservice.cli.members import topology_of
 from cacheservice.cli.output import (
     DEFAULT_TARGET,
     Json,
@@ -23,7 +24,6 @@ from cacheservice.client import Client
 from cacheservice.client.topology import is_in_ring
 from cacheservice.ring import Ring, RingMember
 from cacheservice.v1 import admin_pb2
-from cacheservice.v1.cluster_pb2 import Topology
 from cacheservice.wire import from_rpc_error
 
 _STATS_TIMEOUT_SECONDS = 2.0
@@ -47,7 +47,7 @@ def ring(
     json: Json = False,
 ) -> None:
     """Show how much of the ring each node owns, and which nodes hold a key."""
-    topology = run(_topology(target))
+    topology = run(topology_of(target))
     in_ring = list(filter(is_in_ring, topology.members))
     whole = Ring(
         [RingMember(member.node_id, member.zone, member.weight) for member in in_ring],
@@ -126,11 +126,6 @@ def _part_row(node_id: str, part: admin_pb2.StorePart) -> tuple[str, ...]:
         f"{part.evictions}",
         f"{part.expired_on_access + part.expired_unseen}",
     )
-
-
-async def _topology(target: str) -> Topology:
-    async with Client(split_targets(target)) as client:
-        return await client.nodes.topology()
 
 
 async def _stats(target: str) -> tuple[list[admin_pb2.StatsResponse], dict[str, str]]:

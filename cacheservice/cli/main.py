@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cacheservice.cli import cluster, entries, inspection, members, replay, serve, simulate
+from cacheservice.cli import cluster, drain, entries, inspection, members, replay, serve, simulate, sweeps
 
 app = typer.Typer(
     help="A self-hosted gRPC cache cluster.",
@@ -42,9 +42,13 @@ app.command("set")(entries.set_)
 app.command()(entries.delete)
 app.command()(entries.touch)
 app.command()(entries.incr)
+app.command()(sweeps.scan)
+app.command()(sweeps.invalidate)
+app.command()(sweeps.flush)
 app.command()(members.members)
 app.command()(inspection.ring)
 app.command()(inspection.stats)
+app.command()(drain.drain)
 app.command()(simulate.simulate)
 app.command()(replay.replay)
 

@@ -43,7 +43,13 @@ def members(
         except KeyboardInterrupt:
             raise typer.Exit from None
     else:
-        _show(run(_topology(split_targets(target))), json)
+        _show(run(topology_of(target)), json)
+
+
+async def topology_of(target: str) -> Topology:
+    """The cluster as some node sees it."""
+    async with Client(split_targets(target)) as client:
+        return await client.nodes.topology()
 
 
 def state_of(member: Member) -> str:
@@ -76,11 +82,6 @@ def _as_dict(member: Member) -> dict[str, Any]:
         "incarnation": member.incarnation,
         "reason": member.reason,
     }
-
-
-async def _topology(targets: list[str]) -> Topology:
-    async with Client(targets) as client:
-        return await client.nodes.topology()
 
 
 async def _watch(targets: list[str], json: bool) -> None:

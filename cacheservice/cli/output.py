@@ -61,9 +61,9 @@ def split_targets(target: str) -> list[str]:
     return targets or [DEFAULT_TARGET]
 
 
-def counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str, plural: str = "") -> str:
     """The number with its noun in the right number."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def print_json(value: Any) -> None:

@@ -35,6 +35,17 @@ def checked_keys(keys: Iterable[str]) -> list[str]:
     return list(map(checked_key, distinct))
 
 
+def checked_text(name: str, text: str) -> str:
+    """Text of whatever length; the nodes know their bounds."""
+    if not isinstance(text, str):
+        raise TypeError(f"a {name} must be str, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument.of(name, "text that UTF-8 can express", shown(text)) from None
+    return text
+
+
 def checked_value(value: bytes) -> bytes:
     if not isinstance(value, bytes):
         raise TypeError(f"a value must be bytes, not {type(value).__name__}")

@@ -11,6 +11,7 @@ from cacheservice.client.arguments import (
     checked_key,
     checked_keys,
     checked_milliseconds,
+    checked_text,
     checked_uint32,
     checked_uint64,
     checked_value,
@@ -20,7 +21,8 @@ from cacheservice.client.batch import Times
 from cacheservice.client.channel import NodeStubs
 from cacheservice.client.exchange import Exchange
 from cacheservice.client.nodes import Nodes
-from cacheservice.client.results import Lookup, Outcome, SetResult
+from cacheservice.client.results import Invalidated, Lookup, Outcome, SetResult
+from cacheservice.client.scan import Scan
 from cacheservice.client.topology import Placement, TopologyWatch
 from cacheservice.errors import CacheServiceError
 from cacheservice.v1 import cache_pb2 as pb
@@ -309,6 +311,39 @@ class Client:
             first=self._owner(key),
         )
         return response.value
+
+    async def invalidate_tag(self, tag: str) -> Invalidated:
+        """Removes all entries with the tag that were written before, on all nodes."""
+        request = pb.InvalidateTagRequest(tag=checked_text("tag", tag))
+        response = await self._call(
+            lambda node, timeout: node.cache.InvalidateTag(request, timeout=timeout), repeatable=True
+        )
+        return Invalidated(response.removed, tuple(response.unreachable))
+
+    async def invalidate_prefix(self, prefix: str) -> Invalidated:
+        """Removes all entries whose key begins with the prefix that were written before, on all nodes."""
+        request = pb.InvalidatePrefixRequest(prefix=checked_text("prefix", prefix))
+        response = await self._call(
+            lambda node, timeout: node.cache.InvalidatePrefix(request, timeout=timeout), repeatable=True
+        )
+        return Invalidated(response.removed, tuple(response.unreachable))
+
+    def scan(self, prefix: str = "", *, values: bool = False) -> Scan:
+        """The entries whose key begins with the prefix, in no particular order, with their values if wanted.
+
+            async for entry in cache.scan("user:"):
+                print(entry.key, entry.size)
+
+        They come page by page, each within `timeout`. What is there all the time is listed once; of what
+        nodes hold that give no answer some may be missing, and the scan's `unreachable` then names them.
+        """
+        return Scan(self.scan_page, prefix, values)
+
+    async def scan_page(self, request: pb.ScanRequest) -> pb.ScanResponse:
+        """A page as a node sends it; `scan` asks for one after the other."""
+        return await self._call(
+            lambda node, timeout: node.cache.Scan(request, timeout=timeout), repeatable=True
+        )
 
 
 def _parts(items: list[Item], size: int) -> list[list[Item]]:

@@ -54,3 +54,33 @@ class SetResult(NamedTuple):
 
     def __bool__(self) -> bool:
         return self.stored
+
+
+class Invalidated(NamedTuple):
+    """What an invalidation removed."""
+
+    removed: int
+    """Entries, each counted once, however many nodes held it."""
+    unreachable: tuple[str, ...]
+    """Nodes that may still hold some; they are told as soon as they can be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryInfo:
+    """An entry as a scan lists it. Durations in seconds."""
+
+    key: str
+    size: int
+    """Of its value, in bytes."""
+    version: int
+    ttl: float
+    """Until it expires; 0 when it never does, or is already stale."""
+    age: float
+    """Since its value was written."""
+    stale: float
+    """Past its time to live, during which it is served as stale."""
+    load: float
+    """That its value took to load, as its writer said."""
+    tags: tuple[str, ...]
+    value: bytes | None
+    """None unless values were asked for."""

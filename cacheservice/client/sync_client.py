@@ -11,7 +11,8 @@ from weakref import finalize
 from cacheservice.client import forking
 from cacheservice.client.background import Background, Call
 from cacheservice.client.client import Client, ReadPreference, Routing
-from cacheservice.client.results import Lookup, SetResult
+from cacheservice.client.results import Invalidated, Lookup, SetResult
+from cacheservice.client.scan import SyncScan
 
 Default = TypeVar("Default")
 Result = TypeVar("Result")
@@ -121,6 +122,15 @@ class SyncClient:
 
     def incr(self, key: str, delta: int = 1, *, initial: int = 0, ttl: float = 0) -> int:
         return self._run(lambda cache: cache.incr(key, delta, initial=initial, ttl=ttl))
+
+    def invalidate_tag(self, tag: str) -> Invalidated:
+        return self._run(lambda cache: cache.invalidate_tag(tag))
+
+    def invalidate_prefix(self, prefix: str) -> Invalidated:
+        return self._run(lambda cache: cache.invalidate_prefix(prefix))
+
+    def scan(self, prefix: str = "", *, values: bool = False) -> SyncScan:
+        return SyncScan(lambda request: self._run(lambda cache: cache.scan_page(request)), prefix, values)
 
     def _run(self, start: Callable[[Client], Coroutine[Any, Any, Result]]) -> Result:
         call = Call(start)
