@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
+import fcntl
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,23 +44,40 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = DEADLI
         time.sleep(0.02)
 
 
-_ports = itertools.cycle(range(20_000 + os.getpid() % 10_000, 32_000))
+PORTS = range(20_000, 32_000)
 """Below the range from which systems take the ports of outgoing connections, which could be in the way."""
+PORTS_AT_A_TIME = 100
+_ports: list[int] = []
 
 
 def free_port(count: int = 1) -> int:
     """A port on which nothing listens, as nothing does on the `count` - 1 after it."""
     while True:
-        first = next(_ports)
+        if len(_ports) < count:
+            _ports[:] = _take_ports()
+        taken = _ports[:count]
+        del _ports[:count]
         try:
-            for port in range(first, first + count):
+            for port in taken:
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", port))
         except OSError:
             continue
-        for _ in range(count - 1):
-            next(_ports)
-        return first
+        return taken[0]
+
+
+def _take_ports() -> range:
+    """Ports for this process alone, for as long as it lasts: others that run tests take others."""
+    for first in PORTS[::PORTS_AT_A_TIME]:
+        lock = os.open(Path(tempfile.gettempdir(), f"cacheservice-ports-{first}"), os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+        else:
+            # It stays open, and so locked, until the process ends.
+            return range(first, first + PORTS_AT_A_TIME)
+    raise RuntimeError("all ports for tests are taken")
 
 
 class NodeProcess:
