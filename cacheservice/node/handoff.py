@@ -24,6 +24,8 @@ HOTTEST = 4
 """The part of the entries, one in so many, that goes first."""
 TIMEOUT_MS = 2_000
 RETRY_SECONDS = 0.5
+PAUSE_SECONDS = 0.4
+"""Between a change of the ring and the handoff."""
 LET_GO_PAUSE_SECONDS = 1.0
 """Between two looks through all keys for such as do not belong here."""
 
@@ -131,12 +133,22 @@ class Handoff:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            await self._until_quiet()
             try:
                 await self._work()
             except PeerUnreachable:
                 # Gossip will find out about that node; what has been done stays done.
                 await asyncio.sleep(RETRY_SECONDS)
                 self._wake.set()
+
+    async def _until_quiet(self) -> None:
+        """Waits for further changes of the ring: those who come or go together are dealt with together."""
+        view = self._view
+        while view is not None and self._passes_done == 0 and self._progress.remaining(view):
+            await asyncio.sleep(PAUSE_SECONDS)
+            if self._is_current(view):
+                return
+            view = self._view
 
     async def _work(self) -> None:
         view = self._view
