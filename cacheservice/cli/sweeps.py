@@ -23,7 +23,6 @@ from cacheservice.v1.admin_pb2 import FlushRequest
 
 _TIMEOUT_SECONDS = 60.0
 """For all entries of a node to be looked through, and for some nodes that give no answer."""
-_COLUMNS = ("key", "bytes", "ttl_seconds", "version")
 
 
 def invalidate(
@@ -89,8 +88,6 @@ def scan(
                     break
             return found.unreachable
 
-    if not json:
-        print("\t".join((*_COLUMNS, "value") if values else _COLUMNS))
     for node_id in run(work()):
         print(f"{node_id} could not be reached; some of its entries may be missing", file=sys.stderr)
 
