@@ -18,6 +18,8 @@ import grpc
 
 from cacheservice.client.topology import is_in_ring
 from cacheservice.errors import CacheServiceError
+from cacheservice.v1.admin_pb2 import StatsRequest, StatsResponse
+from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
 from cacheservice.v1.cache_pb2 import GET_OUTCOME_HIT, BatchGetRequest, GetResult
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.cluster_pb2 import (
@@ -118,6 +120,10 @@ class NodeProcess:
     def topology(self) -> Topology:
         with grpc.insecure_channel(self.address) as channel:
             return ClusterServiceStub(channel).Describe(DescribeRequest(), timeout=5).topology
+
+    def stats(self) -> StatsResponse:
+        with grpc.insecure_channel(self.address) as channel:
+            return AdminServiceStub(channel).Stats(StatsRequest(), timeout=5)
 
     def alive(self) -> set[str]:
         """The ids of the members that this node believes to be alive."""

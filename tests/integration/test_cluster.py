@@ -251,13 +251,7 @@ def test_replay_while_a_node_is_killed(own_cluster: ClusterProcesses, tmp_path: 
         stderr=subprocess.PIPE,
         text=True,
     )
-    first = own_cluster.nodes[0]
-
-    def is_under_load() -> bool:
-        stats = json.loads(cli("stats", "--target", first.address, "--json").stdout)
-        return all(node["sets"] > 100 for node in stats["nodes"])
-
-    wait_until(is_under_load, "the replay has begun")
+    wait_until(lambda: all(node.stats().sets > 100 for node in own_cluster.nodes), "the replay has begun")
     assert replay.poll() is None
     own_cluster.nodes[1].kill()
     out, err = replay.communicate(timeout=110)
