@@ -143,7 +143,7 @@ class Handoff:
 
     async def _until_quiet(self) -> None:
         """Waits for further changes of the ring: those who come or go together are dealt with together."""
-        view = self._view
+        view = self._view if len(self._shard.store) else None
         while view is not None and self._passes_done == 0 and self._progress.remaining(view):
             await asyncio.sleep(PAUSE_SECONDS)
             if self._is_current(view):
@@ -163,8 +163,8 @@ class Handoff:
                 self._wake.set()
                 return
             self._passes_done += 1
-        for node_id in view.others(self._node_id):
-            if node_id not in self._told:
+        for node_id in (member.node_id for member in view.ring.members):
+            if node_id != self._node_id and node_id not in self._told:
                 await self._transport.handed_over(
                     node_id, view.ring.epoch, view.absences[node_id], timeout_ms=TIMEOUT_MS
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 
 MAX_HINTS = 20_000
@@ -48,6 +48,12 @@ class Hints:
         if not keys:
             self._keys.pop(node_id, None)
         return taken
+
+    def retain(self, node_ids: Collection[str]) -> None:
+        """Forgets what all other nodes missed."""
+        self._keys = {node_id: keys for node_id, keys in self._keys.items() if node_id in node_ids}
+        self._gaps &= set(node_ids)
+        self._count = sum(map(len, self._keys.values()))
 
     def take_gap(self, node_id: str) -> bool:
         """Whether hints of the node were given up; not any longer after this call."""

@@ -181,6 +181,8 @@ class Node:
     def set_view(self, view: View) -> None:
         """Routes by `view` from now on; requests under way use it for what they try next."""
         self._peers.set_view(view)
+        # Who comes back is brought level by the handoff.
+        self.owner.replicator.hints.retain({*view.stays, *(member.node_id for member in view.ring.members)})
         self._neighbours = _neighbours(self._node_id, view.ring)
         self._settling.view_changed(view)
         self.handoff.view_changed(view)

@@ -210,10 +210,8 @@ class Owner:
     async def replay_hints(self) -> None:
         """Sends what they missed to the nodes that can be reached again. To be called often."""
         self._note_activity()
-        view = self._peers.view
-        with_keys = {*view.stays, *(member.node_id for member in view.ring.members)}
         for node_id in self.replicator.hints.nodes():
-            if node_id in with_keys and not self._peers.is_avoided(node_id):
+            if not self._peers.is_avoided(node_id):
                 await self.replicator.replay(node_id, self.shard.change, self._config.replication_timeout_ms)
                 if self.replicator.hints.take_gap(node_id):
                     self._on_gap()

@@ -183,6 +183,9 @@ def _shown(what: object) -> str:
 
 def check_agreement(world: World, clients: Sequence[ModelClient]) -> None:
     """After quiet: owners agree on every key and hold what is possible, and nobody else holds any."""
+    for name, node in world.nodes.items():
+        if len(node.node.owner.replicator.hints):
+            raise Violation(f"{name} still has hints of {node.node.owner.replicator.hints.nodes()}")
     some = next(iter(world.nodes.values()))
     for client in clients:
         for key, possible in client.possible.items():
