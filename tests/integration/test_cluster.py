@@ -123,7 +123,11 @@ def test_members_can_be_watched(own_cluster: ClusterProcesses) -> None:
         lines = [as_text.stdout.readline() for _ in range(2)]
         as_json.send_signal(signal.SIGINT)
         as_text.send_signal(signal.SIGINT)
-        assert (as_json.wait(10), as_text.wait(10)) == (0, 0)
+        try:
+            assert (as_json.wait(10), as_text.wait(10)) == (0, 0)
+        finally:
+            as_json.kill()
+            as_text.kill()
     assert [(change["before"], change["state"]) for change in changes] == [
         ("alive", "suspect"),
         ("suspect", "dead"),
