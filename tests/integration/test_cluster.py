@@ -106,12 +106,19 @@ def test_a_node_that_comes_back_elsewhere_is_taken_in(own_cluster: ClusterProces
         again.stop()
 
 
+def _heed_interrupts() -> None:
+    """A shell that runs the tests in the background has them ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_members_can_be_watched(own_cluster: ClusterProcesses) -> None:
     first, _, victim = own_cluster.nodes
     command = [sys.executable, "-m", "cacheservice", "members", "--watch", "--target", first.address]
     with (
-        subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True) as as_json,
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as as_text,
+        subprocess.Popen(
+            [*command, "--json"], stdout=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
+        ) as as_json,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts) as as_text,
     ):
         assert as_json.stdout is not None
         assert as_text.stdout is not None
