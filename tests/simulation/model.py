@@ -47,7 +47,8 @@ class ModelClient:
         """The highest version confirmed of each key."""
         self._world = world
         self._keys = [f"{name}:{key}" for key in range(keys)]
-        self._tags: dict[str, str] = {}
+        self._tags: dict[bytes, str] = {}
+        """Under which tag each value was written, or was to be; no value is written twice."""
         self._random = random
         self._is_strict = is_strict
         """Whether reads are held to `possible`; else only to what was written ever."""
@@ -89,8 +90,8 @@ class ModelClient:
     async def _write(self, node: SimNode, key: str) -> None:
         self._count += 1
         value = f"{self._count}".encode()
-        tag = self._tags[key] = self._random.choice(TAGS)
-        answer = await self._execute(node, Set(key, value, tags=(f"{self.name}-{tag}",)))
+        tag = self._tags[value] = f"{self.name}-{self._random.choice(TAGS)}"
+        answer = await self._execute(node, Set(key, value, tags=(tag,)))
         is_sure = isinstance(answer, SetResult) and answer.replicas >= 2
         if isinstance(answer, SetResult):
             self.weak += not is_sure
@@ -104,14 +105,10 @@ class ModelClient:
         self._note(key, None, is_sure=is_sure)
 
     async def _invalidate(self, node: SimNode) -> None:
-        keys: Sequence[str]
         if self._random.random() < 0.5:
             kind, pattern = Kind.TAG, f"{self.name}-{self._random.choice(TAGS)}"
-            keys = [key for key in self._keys if f"{self.name}-{self._tags.get(key)}" == pattern]
         else:
             kind, pattern = Kind.PREFIX, f"{self.name}:"
-            keys = self._keys
-        others = [key for key in self._keys if key not in keys]
         self.operations += 1
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -123,12 +120,17 @@ class ModelClient:
                 raise
             done = None
         self._world.note(f"{self.name}: invalidates {pattern} at {node.node_id}: {done}")
-        for key in keys:
-            self._note(key, None, is_sure=done is not None and not done.unreachable)
-        for key in others:
-            # Under another tag it may have been written by an attempt of which nothing was heard.
-            if len(self.possible.get(key, ())) > 1:
-                self._note(key, None, is_sure=False)
+        is_sure = done is not None and not done.unreachable
+        for values in self.possible.values():
+            hit = {
+                value
+                for value in values
+                if value is not None and (kind is Kind.PREFIX or self._tags[value] == pattern)
+            }
+            if hit:
+                values.add(None)
+            if is_sure:
+                values -= hit
 
     async def _execute(self, node: SimNode, operation: Operation) -> object:
         self.operations += 1
