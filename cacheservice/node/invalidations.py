@@ -100,10 +100,11 @@ class Invalidations:
         view = self._peers.view
         is_calm = not (view.suspects or view.before is not None or self._dead_of_late())
 
-        def removed(key: str) -> bool:
+        def removed(key: str, version: int) -> bool:
             if fence.kind is Kind.TAG and (not is_calm or self._is_hinted(key)):
-                # Somebody may have an older entry, under another tag, and is to learn of the removal.
-                self._shard.bury(key, fence.version)
+                # Somebody may have an older entry, under another tag, and is to learn of the removal. A newer
+                # one, which this node has missed, is not to fall with it.
+                self._shard.bury(key, version)
             return self._peers.view.ring.owners(key, 1) == (self._node_id,)
 
         return await self._sweeps.remove(fence, removed)

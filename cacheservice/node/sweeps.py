@@ -45,8 +45,8 @@ class Sweeps:
         self._store = store
         self._clock = clock
 
-    async def remove(self, fence: Fence, counts: Callable[[str], bool]) -> int:
-        """Removes what the fence covers; how many of those keys count.
+    async def remove(self, fence: Fence, counts: Callable[[str, int], bool]) -> int:
+        """Removes what the fence covers; how many of those keys, each given with its version, count.
 
         By tag it costs as much as that many deletes, by prefix also a look at every key.
         """
@@ -55,8 +55,8 @@ class Sweeps:
         else:
             steps = self._store.invalidate_prefix(fence.pattern, fence.version)
         counted = 0
-        for keys in steps:
-            counted += sum(map(counts, keys))
+        for removed in steps:
+            counted += sum(counts(key, version) for key, version in removed)
             await asyncio.sleep(0)
         return counted
 

@@ -7,7 +7,7 @@ from itertools import chain
 
 from cacheservice.errors import ResourceExhausted
 from cacheservice.store.segment import HASH_BITS
-from cacheservice.store.store import Found, Store, Usage
+from cacheservice.store.store import Found, Removed, Store, Usage
 
 
 class PartitionedStore:
@@ -53,10 +53,10 @@ class PartitionedStore:
     def upkeep(self, now: int) -> bool:
         return any(store.upkeep(now) for store in self._stores)
 
-    def invalidate_tag(self, tag: str, version: int) -> Iterator[list[str]]:
+    def invalidate_tag(self, tag: str, version: int) -> Iterator[list[Removed]]:
         return chain.from_iterable(store.invalidate_tag(tag, version) for store in self._stores)
 
-    def invalidate_prefix(self, prefix: str, version: int) -> Iterator[list[str]]:
+    def invalidate_prefix(self, prefix: str, version: int) -> Iterator[list[Removed]]:
         stores = [self._part(prefix)] if ":" in prefix else self._stores
         return chain.from_iterable(store.invalidate_prefix(prefix, version) for store in stores)
 

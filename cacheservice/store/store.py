@@ -79,6 +79,9 @@ _LAST_POSITION = (1 << HASH_BITS) - 1
 Found = tuple[int, str, bytes]
 """The position, the key and the packed entry of what a scan has found."""
 
+Removed = tuple[str, int]
+"""The key and the version of an entry that was invalidated."""
+
 Usage = dict[str, tuple[float, float]]
 """Entries and bytes by namespace."""
 
@@ -282,16 +285,16 @@ class Store:
             segment.compact()
             yield
 
-    def invalidate_tag(self, tag: str, version: int) -> Iterator[list[str]]:
-        """Removes the entries with `tag` up to that version; each step looks at one segment and gives keys.
+    def invalidate_tag(self, tag: str, version: int) -> Iterator[list[Removed]]:
+        """Removes the entries with `tag` up to that version; each step looks at one segment and gives some.
 
         A step costs a look-up, and as much as a delete for each of up to REMOVALS_AT_A_TIME entries.
         """
         for segment in self._each_segment():
             yield from self._invalidate(segment.tags.keys(tag), version)
 
-    def invalidate_prefix(self, prefix: str, version: int) -> Iterator[list[str]]:
-        """Removes the entries up to that version whose key begins with `prefix`; each step gives some keys.
+    def invalidate_prefix(self, prefix: str, version: int) -> Iterator[list[Removed]]:
+        """Removes the entries up to that version whose key begins with `prefix`; each step gives some.
 
         A step looks at one segment, at every key in it, and removes up to REMOVALS_AT_A_TIME.
         """
@@ -382,14 +385,14 @@ class Store:
         if packed < segment.expiry.limit or packed[FLAGS]:
             segment.unindex(key, packed)
 
-    def _invalidate(self, keys: Sequence[str], version: int) -> Iterator[list[str]]:
+    def _invalidate(self, keys: Sequence[str], version: int) -> Iterator[list[Removed]]:
         for start in range(0, len(keys) or 1, REMOVALS_AT_A_TIME):
-            removed: list[str] = []
+            removed: list[Removed] = []
             for key in keys[start : start + REMOVALS_AT_A_TIME]:
                 # The segment may have been split since the step before.
                 packed = self._segments[hash(key) >> self._shift].policy.peek(key)
                 if packed is not None and version_of(packed) <= version and self.drop(key):
-                    removed.append(key)
+                    removed.append((key, version_of(packed)))
             self.stats.invalidated += len(removed)
             yield removed
 

@@ -198,6 +198,16 @@ async def test_the_removal_of_what_a_replica_missed_is_remembered(cluster: Clust
     assert cluster.nodes["n1"].shard.removed() == [key]
 
 
+async def test_a_newer_entry_under_another_tag_that_was_missed_stays(cluster: Cluster) -> None:
+    cluster.nodes["n1"].set_view(Rings.after_a_death)
+    shard = cluster.nodes["n1"].shard
+    key = next(key for key in KEYS if shard.holds(key))
+    newer = Entry(b"newer", shard.version(key) + 1, 0, tags=("other",))
+    await invalidate(cluster, "n1", Kind.TAG, "t")
+    shard.merge(Change(key, newer.version, newer))
+    assert shard.change(key) == Change(key, newer.version, newer)
+
+
 async def test_a_new_node_learns_from_the_first_that_answers(cluster: Cluster) -> None:
     await invalidate(cluster, "n2", Kind.TAG, "t")
     newcomer = cluster.nodes["n1"] = cluster._make("n1", RING)

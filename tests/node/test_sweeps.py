@@ -44,8 +44,8 @@ async def test_others_have_their_turn_meanwhile(store: Store, sweeps: Sweeps) ->
             await asyncio.sleep(0)
 
     task = asyncio.create_task(other())
-    assert await sweeps.remove(Fence(Kind.TAG, "t1", 1), lambda _: True) == 10_000
-    assert await sweeps.remove(Fence(Kind.PREFIX, "key:", 1), lambda _: True) == 20_000
+    assert await sweeps.remove(Fence(Kind.TAG, "t1", 1), lambda _, __: True) == 10_000
+    assert await sweeps.remove(Fence(Kind.PREFIX, "key:", 1), lambda _, __: True) == 20_000
     task.cancel()
     assert turns > 10
     assert len(store) == 0

@@ -20,10 +20,10 @@ from cacheservice.errors import EntryTooLarge, Overloaded
 from cacheservice.store import POLICIES, Entry, Store, cost_of_one, pack, unpack
 from cacheservice.store import store as store_module
 from cacheservice.store.cost import cost_in_bytes
-from cacheservice.store.entry import MAX_TIME, dead_at
+from cacheservice.store.entry import MAX_TIME, dead_at, version_of
 from cacheservice.store.expiry import HORIZON_MS, TICK_MS
 from cacheservice.store.segment import HASH_BITS, MAX_ENTRIES, Segment
-from cacheservice.store.store import EXPIRED_AT_A_TIME, MAX_EVICTIONS, Found
+from cacheservice.store.store import EXPIRED_AT_A_TIME, MAX_EVICTIONS, Found, Removed
 from tests.store.naive import Key
 
 ALL_KEYS = [Key(f"{kind}{number}") for kind in ("a:", "b:", "ключ", "🔑") for number in range(8)]
@@ -288,9 +288,11 @@ class StoreAgainstDict(RuleBasedStateMachine):
     def _up_to(self, version: int) -> set[Key]:
         return {key for key, packed in self.held().items() if unpack(packed).version <= version}
 
-    def _invalidate(self, steps: Iterator[list[str]], keys: set[Key]) -> None:
+    def _invalidate(self, steps: Iterator[list[Removed]], keys: set[Key]) -> None:
         held, invalidated = self.held(), self.store.stats.invalidated
-        assert sorted(key for step in steps for key in step) == sorted(keys)
+        assert sorted(each for step in steps for each in step) == sorted(
+            (key, version_of(held[key])) for key in keys
+        )
         assert self.held() == {key: packed for key, packed in held.items() if key not in keys}
         assert self.store.stats.invalidated - invalidated == len(keys)
 
