@@ -67,7 +67,29 @@ Jitter = Annotated[float, Field(ge=0, le=0.9, allow_inf_nan=False)]
 Replication = Literal["all", "async"]
 
 
-class NamespaceSettings(BaseModel):
+class LoadSettings(BaseModel):
+    """How values are loaded from their origin, and what is served until they are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    stale_seconds: Seconds = 0
+    """How long past its time to live an entry is served, as stale, while one caller loads it anew; of entries
+    written without stale_seconds."""
+    stale_if_error_seconds: Seconds = 0
+    """How long past its time to live an entry is kept for when its value cannot be loaded; of entries written
+    without stale_if_error_seconds."""
+    absent_ttl_seconds: Seconds = 1
+    """Time to live of the knowledge that the origin has no such value; 0 not to keep it."""
+    early_refresh: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1
+    """How early before its expiry a value is loaded anew, relative to the time that loading takes (XFetch's
+    beta); 0 for never."""
+    lease_seconds: Annotated[float, Field(ge=0.1, le=3600, allow_inf_nan=False)] = 10
+    """How long one caller has to load a value before another one may."""
+    retry_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 10
+    """For how long nobody loads a value again whose load has failed twice in a row."""
+
+
+class NamespaceSettings(LoadSettings):
     """What holds for the keys of one namespace (what stands before the first ":" of a key)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,7 +124,7 @@ def _check_ttls(default_ttl_seconds: float, max_ttl_seconds: float) -> None:
         raise ValueError(f"default_ttl_seconds ({default_ttl_seconds:g}) must be {bound}")
 
 
-class Settings(BaseSettings):
+class Settings(LoadSettings, BaseSettings):
     """One node's settings, checked and frozen."""
 
     model_config = SettingsConfigDict(

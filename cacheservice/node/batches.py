@@ -27,13 +27,22 @@ class Batches:
         self._node = node
 
     def get(
-        self, keys: Sequence[str], timeout_ms: int, *, values_only: bool = False, nearest: bool = False
+        self,
+        keys: Sequence[str],
+        timeout_ms: int,
+        *,
+        values_only: bool = False,
+        nearest: bool = False,
+        lease: bool = False,
+        wait_ms: int = 0,
     ) -> Soon[Reads]:
-        if self._node.owns(keys):
-            return self._node.shard.get_many(keys, values_only=values_only)
-        if nearest and self._node.may_read(keys):
+        """With `lease` the callers would load what is missing, and would wait for others who do."""
+        if self._node.owns(keys) and not (lease and (wait_ms or self._node.owner.refusal())):
+            return self._node.shard.get_many(keys, values_only=values_only, lease=lease)
+        if nearest and not lease and self._node.may_read(keys):
             return self._get_here(keys, values_only)
-        return partial(self._get, [Get(key, nearest=nearest) for key in keys], timeout_ms, values_only)
+        operations = [Get(key, nearest=nearest, lease=lease) for key in keys]
+        return partial(self._get, operations, timeout_ms, values_only, wait_ms)
 
     def set(
         self,
@@ -84,8 +93,11 @@ class Batches:
             reads.from_replica = [not self._node.is_first_owner(key) for key in keys]
         return reads
 
-    async def _get(self, operations: Sequence[Operation], timeout_ms: int, values_only: bool) -> Reads:
+    async def _get(
+        self, operations: Sequence[Get], timeout_ms: int, values_only: bool, wait_ms: int
+    ) -> Reads:
         answers = await self._node.execute(operations, timeout_ms=timeout_ms)
+        answers = await self._node.await_fills(operations, answers, wait_ms, timeout_ms)
         return Reads.of(answers, values_only=values_only)
 
     async def _set(self, operations: Sequence[Operation], timeout_ms: int) -> Writes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cacheservice.errors import CacheServiceError
+from cacheservice.node.leases import Failure, Lease
 from cacheservice.node.operations import Answer, DeleteResult, GetResult, SetResult
 
 Errors = dict[int, CacheServiceError]
@@ -29,6 +30,9 @@ class Reads:
     errors: Errors = field(default_factory=dict)
     from_replica: list[bool] | None = None
     """None also when none is."""
+    leases: dict[int, Lease] = field(default_factory=dict)
+    """Those given along with reads, by position from 0."""
+    load_failures: dict[int, Failure] = field(default_factory=dict)
 
     @classmethod
     def of(cls, answers: Sequence[Answer], *, values_only: bool = False) -> Reads:
@@ -41,17 +45,22 @@ class Reads:
             None if values_only else [read.ttl_ms if read else 0 for read in found],
             _errors(answers),
             from_replica if any(from_replica) and not values_only else None,
+            {row: read.lease for row, read in enumerate(found) if read and read.lease},
+            {row: read.load_failure for row, read in enumerate(found) if read and read.load_failure},
         )
 
     def with_refused(self, refused: Errors) -> Reads:
         """These reads, and between them those that were refused, by their positions in the whole."""
+        places = _places(len(self.outcomes), refused)
         return Reads(
             _spread(self.outcomes, refused, 0),
             _spread(self.values, refused, b""),
             None if self.versions is None else _spread(self.versions, refused, 0),
             None if self.ttl_ms is None else _spread(self.ttl_ms, refused, 0),
-            _spread_errors(self.errors, len(self.outcomes), refused),
+            refused | {places[row]: error for row, error in self.errors.items()},
             None if self.from_replica is None else _spread(self.from_replica, refused, False),
+            {places[row]: lease for row, lease in self.leases.items()},
+            {places[row]: failure for row, failure in self.load_failures.items()},
         )
 
 
@@ -119,6 +128,11 @@ def _spread(column: list[Cell], refused: Mapping[int, object], zero: Cell) -> li
     return [zero if row in refused else next(cells) for row in range(len(column) + len(refused))]
 
 
+def _places(rows: int, refused: Mapping[int, object]) -> list[int]:
+    """Where in the whole each row is that was not refused."""
+    return [row for row in range(rows + len(refused)) if row not in refused]
+
+
 def _spread_errors(errors: Errors, rows: int, refused: Errors) -> Errors:
-    places = [row for row in range(rows + len(refused)) if row not in refused]
+    places = _places(rows, refused)
     return refused | {places[row]: error for row, error in errors.items()}

@@ -21,6 +21,7 @@ from cacheservice.errors import (
     shown,
 )
 from cacheservice.node.courier import Courier
+from cacheservice.node.fill_waits import FillWaits
 from cacheservice.node.handoff import Handoff
 from cacheservice.node.invalidations import Invalidations
 from cacheservice.node.operations import Answer, Change, Get, GetResult, Operation, may_repeat
@@ -52,6 +53,8 @@ class NodeConfig(OwnerConfig):
     """How often a peer that gave no answer is tried again."""
     handoff_bytes_per_second: int = 64 << 20
     """What goes to new owners beside the requests."""
+    most_waiting: int = 1_000
+    """Callers that may wait at a time for values that others are loading."""
 
 
 @dataclass(slots=True)
@@ -114,6 +117,7 @@ class Node:
             self.handoff.start_over,
             self.invalidations.learn,
         )
+        self.fill_waits = FillWaits(self._read_one, shard.leases, clock, config.most_waiting)
 
     @property
     def ring(self) -> Ring:
@@ -192,6 +196,22 @@ class Node:
         """Takes note that a node has given this one all that it held for it; see Settling."""
         self._settling.handed_over(node_id, ring_epoch, absences)
         self._see_whether_settled()
+
+    async def await_fills(
+        self, reads: Sequence[Get], answers: Sequence[Answer], wait_ms: int, timeout_ms: int
+    ) -> list[Answer]:
+        """The answers, and in place of those that others are loading the values of, what is found then."""
+
+        async def wait(read: Get, answer: Answer) -> Answer:
+            if not (read.lease and isinstance(answer, GetResult) and answer.is_awaited):
+                return answer
+            return await self.fill_waits.wait(read.key, wait_ms, timeout_ms) or answer
+
+        return list(await asyncio.gather(*map(wait, reads, answers)) if wait_ms else answers)
+
+    async def _read_one(self, read: Get, timeout_ms: int) -> Answer:
+        [answer] = await self.execute((read,), timeout_ms=timeout_ms)
+        return answer
 
     async def execute(
         self,
@@ -324,7 +344,7 @@ class Node:
         owners = self._peers.view.ring.owners(operation.key, self._config.replication_factor)
         if self._node_id in owners and (owners[0] == self._node_id or not call.hops_left):
             return self._node_id
-        if isinstance(operation, Get) and operation.nearest:
+        if isinstance(operation, Get) and operation.nearest and not operation.lease:
             nearest = self._nearest(call, operation, owners, unreachable)
             if nearest is not None:
                 return nearest

@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from cacheservice.errors import CacheServiceError
+from cacheservice.node.leases import Failure, Lease
 from cacheservice.store import Entry
 
 
@@ -14,6 +15,16 @@ class GetOutcome(IntEnum):
     HIT = 1
     MISS = 2
     STALE = 3
+    ABSENT = 4
+
+
+class NotStored(IntEnum):
+    """Why a Set stored nothing."""
+
+    CONDITION = 1
+    LEASE_VOID = 2
+    LEASE_UNKNOWN = 3
+    NO_TTL = 4
 
 
 class DeleteOutcome(IntEnum):
@@ -28,6 +39,8 @@ class Get:
     known_version: int = 0
     nearest: bool = False
     """Whether a replica that is at hand may answer, although it may lack what was written last."""
+    lease: bool = False
+    """Whether the caller would load the value, if that is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,9 @@ class Set:
     if_present: bool = False
     if_version: int = 0
     min_replicas: int = 0
+    lease_token: bytes = b""
+    stale_if_error_ms: int = 0
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +80,16 @@ class Increment:
     ttl_ms: int = 0
 
 
-Operation = Get | Set | Delete | Touch | Increment
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Gives a lease back."""
+
+    key: str
+    lease_token: bytes
+    error: str = ""
+
+
+Operation = Get | Set | Delete | Touch | Increment | Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +103,13 @@ class GetResult:
     hops: int = 0
     from_replica: bool = False
     """Whether the node that answered is not the key's first owner."""
+    lease: Lease | None = None
+    load_failure: Failure | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a caller who asked for the lease may expect the value from another one."""
+        return self.outcome is GetOutcome.MISS and self.lease is None and self.load_failure is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +117,7 @@ class SetResult:
     stored: bool
     version: int
     replicas: int = 0
+    reason: NotStored | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +138,14 @@ class IncrementResult:
     version: int
 
 
-Result = GetResult | SetResult | DeleteResult | TouchResult | IncrementResult
+@dataclass(frozen=True, slots=True)
+class ReleaseResult:
+    released: bool
+    fallback: GetResult | None = None
+    """The entry to go on with, if there is one."""
+
+
+Result = GetResult | SetResult | DeleteResult | TouchResult | IncrementResult | ReleaseResult
 
 Answer = Result | CacheServiceError
 """In a batch each operation has its own answer, which may be an error."""
@@ -127,8 +167,10 @@ def may_repeat(operation: Operation) -> bool:
     match operation:
         case Increment():
             return False
-        case Set(if_absent=if_absent, if_present=if_present, if_version=if_version):
-            return not (if_absent or if_present or if_version)
+        case Set():
+            return not (
+                operation.if_absent or operation.if_present or operation.if_version or operation.lease_token
+            )
         case Delete(if_version=if_version):
             return not if_version
         case _:

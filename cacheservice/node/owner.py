@@ -9,7 +9,18 @@ from dataclasses import dataclass, replace
 
 from cacheservice.clock import Clock
 from cacheservice.errors import CacheServiceError, NotReady, TooFewMembers, TooFewReplicas, shown
-from cacheservice.node.operations import Answer, Change, Get, GetResult, Operation, Set, SetResult
+from cacheservice.node.operations import (
+    Answer,
+    Change,
+    Get,
+    GetOutcome,
+    GetResult,
+    NotStored,
+    Operation,
+    ReleaseResult,
+    Set,
+    SetResult,
+)
 from cacheservice.node.peers import Peers
 from cacheservice.node.replication import Copies, Replicator
 from cacheservice.node.settling import Settling
@@ -126,9 +137,10 @@ class Owner:
             change = None
             answer: Answer
             try:
-                if refusal is not None and not isinstance(operation, Get):
-                    raise refusal
-                answer, change = self.shard.apply(operation)
+                if refusal is None:
+                    answer, change = self.shard.apply(operation)
+                else:
+                    answer = self._read_alone(operation, refusal)
             except CacheServiceError as error:
                 answer = error
             if change is not None:
@@ -141,10 +153,24 @@ class Owner:
                 for operation in operations
                 if isinstance(operation, Set) and operation.min_replicas > 1
             }
-            written = await self.replicate(call, changes, unreachable, waited_for)
+            fills = {
+                operation.key
+                for operation in operations
+                if isinstance(operation, Set) and operation.lease_token
+            }
+            written = await self.replicate(call, changes, unreachable, waited_for, fills)
             for position, (version, copies) in zip(positions, written, strict=True):
                 answers[position] = _written(operations[position], answers[position], version, 1 + copies)
         return answers
+
+    def _read_alone(self, operation: Operation, refusal: CacheServiceError) -> Answer:
+        """What a node answers that writes nothing: who could load a value could not fill it in here."""
+        if not isinstance(operation, Get):
+            raise refusal
+        found = self.shard.get(replace(operation, lease=False))
+        if operation.lease and found.outcome is GetOutcome.MISS:
+            raise refusal
+        return found
 
     async def replicate(
         self,
@@ -152,6 +178,7 @@ class Owner:
         changes: Sequence[Change],
         unreachable: frozenset[str] = NOWHERE,
         waited_for: Collection[str] = (),
+        fills: Collection[str] = (),
     ) -> list[tuple[int, int]]:
         """The version of each change in the end, and how many replicas hold it, or something later.
 
@@ -159,7 +186,7 @@ class Owner:
 
         A replica that has a later version, while this node has not, shows that this node missed a write: it
         was made while it could not be reached. The change, which is the later one in truth, gets a version
-        above that and goes out again.
+        above that and goes out again. But `fills` were loaded before that write, and give way to it.
         """
         targets = [self._replicas(change.key, waited_for) for change in changes]
         timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
@@ -167,21 +194,26 @@ class Owner:
         if any(made.missed for made in copies):
             await self._have_others_stand_in(call, changes, copies, unreachable)
         newer: dict[int, Change] = {}
+        versions = [change.version for change in changes]
         for position, (change, made) in enumerate(zip(changes, copies, strict=True)):
-            if made.latest > change.version:
+            if made.latest > change.version and change.key in fills:
+                versions[position] = made.latest
+                self.shard.drop(change.key, change.version)
+                await asyncio.gather(
+                    *(self._fetch(node_id, [change.key], timeout_ms) for node_id in targets[position])
+                )
+            elif made.latest > change.version:
                 outdone = self.shard.outdo(change, made.latest)
                 if outdone is not None:
                     newer[position] = outdone
+                    versions[position] = outdone.version
         if newer:
             timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
             again = [targets[position] for position in newer]
             second = await self.replicator.replicate(list(newer.values()), again, timeout_ms, unreachable)
             for position, made in zip(newer, second, strict=True):
                 copies[position] = made
-        return [
-            (newer[position].version if position in newer else change.version, copies[position].count)
-            for position, change in enumerate(changes)
-        ]
+        return [(version, made.count) for version, made in zip(versions, copies, strict=True)]
 
     def take_copies(self, changes: Sequence[Change], sender: str, ring_epoch: int) -> list[int]:
         """Takes over what another node wrote; the version of each key that is here afterwards, as of merge.
@@ -314,10 +346,12 @@ class Owner:
 
 def _written(operation: Operation, answer: Answer, version: int, replicas: int) -> Answer:
     """The answer to a write that now has `version` on so many nodes."""
-    if isinstance(answer, CacheServiceError | GetResult):
+    if isinstance(answer, CacheServiceError | GetResult | ReleaseResult):
         return answer
     if not isinstance(answer, SetResult) or not isinstance(operation, Set):
         return replace(answer, version=version)
+    if operation.lease_token and version != answer.version:
+        return SetResult(False, version, reason=NotStored.LEASE_VOID)
     if replicas < operation.min_replicas:
         return TooFewReplicas(
             f"{shown(operation.key)} is on {replicas} nodes, not on {operation.min_replicas}",

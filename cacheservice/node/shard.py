@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from random import Random
 
 from cachetools import TTLCache
@@ -12,6 +13,7 @@ from cacheservice.clock import Clock, HybridLogicalClock
 from cacheservice.errors import CounterOverflow, NotACounter, ResourceExhausted, shown
 from cacheservice.node.columns import Errors, Reads
 from cacheservice.node.fences import Fence, Fences
+from cacheservice.node.leases import Failure, Lease, Leases, version_in
 from cacheservice.node.namespaces import Namespaces
 from cacheservice.node.operations import (
     Change,
@@ -23,7 +25,10 @@ from cacheservice.node.operations import (
     GetResult,
     Increment,
     IncrementResult,
+    NotStored,
     Operation,
+    Release,
+    ReleaseResult,
     Result,
     Set,
     SetResult,
@@ -33,9 +38,12 @@ from cacheservice.node.operations import (
 from cacheservice.store import (
     FLAGS,
     Entry,
+    Freshness,
     PartitionedStore,
     Store,
-    is_fresh,
+    freshness,
+    is_absent,
+    load_ms_of,
     pack,
     ttl_of,
     unpack,
@@ -43,7 +51,8 @@ from cacheservice.store import (
     version_of,
 )
 
-_HIT, _MISS, _STALE = int(GetOutcome.HIT), int(GetOutcome.MISS), int(GetOutcome.STALE)
+_HIT = int(GetOutcome.HIT)
+_MISS = int(GetOutcome.MISS)
 
 TOMBSTONE_MS = 600_000
 MAX_TOMBSTONE_BYTES = 16 << 20
@@ -75,12 +84,13 @@ class Shard:
     ) -> None:
         self.store = store
         self.fences = Fences(clock)
+        self.leases = Leases(clock, random)
         self._random = random
         self._node_id = node_id
         self._clock = clock
         self._versions = HybridLogicalClock(clock)
         self.namespaces = namespaces
-        self._leave_ttl_alone = namespaces.leave_ttl_alone
+        self._are_plain = namespaces.are_plain
         self._tombstones: TTLCache[str, tuple[int, int]] = TTLCache(
             MAX_TOMBSTONE_BYTES, TOMBSTONE_MS, timer=clock.now_ms, getsizeof=_size_of_tombstone
         )
@@ -97,29 +107,27 @@ class Shard:
     def get(self, operation: Get) -> GetResult:
         now = self._clock.now_ms()
         packed = self.store.get(operation.key, now)
-        if packed is None:
-            return GetResult(GetOutcome.MISS, served_by=self._node_id)
-        entry = unpack(packed)
-        fresh = entry.is_fresh(now)
-        return GetResult(
-            GetOutcome.HIT if fresh else GetOutcome.STALE,
-            b"" if entry.version == operation.known_version else entry.value,
-            entry.version,
-            entry.expires - now if fresh and entry.expires else 0,
-            now - entry.created,
-            self._node_id,
-        )
+        outcome, packed, lease = self._judge(operation.key, packed, now, wants_lease=operation.lease)
+        result = self._result(outcome, packed, now, operation.known_version)
+        if isinstance(lease, Failure):
+            return replace(result, load_failure=lease)
+        return replace(result, lease=lease) if lease else result
 
-    def get_many(self, keys: Sequence[str], *, values_only: bool = False) -> Reads:
+    def get_many(self, keys: Sequence[str], *, values_only: bool = False, lease: bool = False) -> Reads:
         """What `get` gives for each key, as columns."""
         now = self._clock.now_ms()
         found = self.store.get_many(keys, now)
         reads = Reads([_HIT] * len(found), list(map(value_of, found)))
         for row, packed in enumerate(found):
-            if not packed:
-                reads.outcomes[row] = _MISS
-            elif packed[FLAGS] and not is_fresh(packed, now):
-                reads.outcomes[row] = _STALE
+            if packed and not packed[FLAGS]:
+                continue
+            reads.outcomes[row], found[row], granted = self._judge(keys[row], packed, now, wants_lease=lease)
+            if found[row] is None:
+                reads.values[row] = b""
+            if isinstance(granted, Failure):
+                reads.load_failures[row] = granted
+            elif granted:
+                reads.leases[row] = granted
         if not values_only:
             reads.versions = [0 if packed is None else version_of(packed) for packed in found]
             reads.ttl_ms = [0 if packed is None else ttl_of(packed, now) for packed in found]
@@ -138,7 +146,8 @@ class Shard:
         for row, (key, value, ttl_ms, stale_ms) in enumerate(rows):
             if not self._versions.is_above_all:
                 versions[row] = max(versions[row], self._version(key, now) + 1, self.fences.above(key) + 1)
-            entry = Entry(value, versions[row], now, self._expires(key, ttl_ms, now), stale_ms)
+            expires, stale_ms, stale_if_error_ms = self._terms(key, ttl_ms, stale_ms, now)
+            entry = Entry(value, versions[row], now, expires, stale_ms, stale_if_error_ms=stale_if_error_ms)
             try:
                 self._put(key, entry)
             except ResourceExhausted as error:
@@ -154,12 +163,10 @@ class Shard:
         outcomes: list[int] = []
         changes: list[Change] = []
         for key in keys:
-            held = self._held_version(key)
-            version = self._next_version(key, held)
-            self.store.delete(key)
-            self.bury(key, version)
-            outcomes.append(DeleteOutcome.DELETED if held else DeleteOutcome.NOT_FOUND)
-            changes.append(Change(key, version, None))
+            result, change = self._delete(Delete(key))
+            outcomes.append(result.outcome)
+            if change is not None:
+                changes.append(change)
         return outcomes, changes
 
     def apply(self, operation: Operation) -> tuple[Result, Change | None]:
@@ -178,6 +185,8 @@ class Shard:
                 return self._touch(operation)
             case Increment():
                 return self._increment(operation)
+            case Release():
+                return self._release(operation), None
 
     def merge(self, change: Change) -> int:
         """Takes over a change made elsewhere, unless what is here is newer.
@@ -279,50 +288,136 @@ class Shard:
         self._put(change.key, entry)
         return Change(change.key, newer, entry)
 
+    def _judge(
+        self, key: str, packed: bytes | None, now: int, *, wants_lease: bool
+    ) -> tuple[GetOutcome, bytes | None, Lease | Failure | None]:
+        """What a reader gets who has found that entry: the outcome, the entry if it is good for anything, and
+        the lease or why nobody has it."""
+        outcome = _outcome(packed, now)
+        lease = self._lease(key, packed, outcome, now) if wants_lease else None
+        if packed is not None and outcome is GetOutcome.MISS:
+            if isinstance(lease, Failure):
+                return GetOutcome.STALE, packed, lease
+            self.store.was_missed(key)
+            packed = None
+        return outcome, packed, lease
+
+    def _lease(self, key: str, packed: bytes | None, outcome: GetOutcome, now: int) -> Lease | Failure | None:
+        """The lease for a reader who has found that, if the value is to be loaded, and nobody else has it; or
+        why nobody is to have it."""
+        policy = self.namespaces.of(key)
+        is_early = packed is not None and outcome in (GetOutcome.HIT, GetOutcome.ABSENT)
+        if packed is not None and is_early:
+            load_ms, ttl_ms = load_ms_of(packed), ttl_of(packed, now)
+            if not (load_ms and ttl_ms and self.leases.is_due_early(ttl_ms, load_ms, policy.early_refresh)):
+                return None
+        lease = self.leases.take(key, self._versions.next, policy.lease_ms, policy.retry_ms)
+        if is_early:
+            self.leases.stats.early += isinstance(lease, Lease)
+            return lease if isinstance(lease, Lease) else None
+        return lease
+
+    def _result(
+        self, outcome: GetOutcome, packed: bytes | None, now: int, known_version: int = 0
+    ) -> GetResult:
+        if packed is None:
+            return GetResult(outcome, served_by=self._node_id)
+        entry = unpack(packed)
+        return GetResult(
+            outcome,
+            b"" if entry.version == known_version else entry.value,
+            entry.version,
+            ttl_of(packed, now),
+            now - entry.created,
+            self._node_id,
+        )
+
     def _set(self, operation: Set) -> tuple[SetResult, Change | None]:
+        key = operation.key
         now = self._clock.now_ms()
-        held = self._held_version(operation.key)
+        packed = self.store.peek(key, now)
+        held = version_of(packed) if packed is not None and _is_there(packed, now) else 0
+        reason = self._why_not(operation, held)
+        ttl_ms = operation.ttl_ms
+        if operation.absent:
+            ttl_ms = ttl_ms or self.namespaces.of(key).absent_ttl_ms
+            reason = reason or (None if ttl_ms else NotStored.NO_TTL)
+        if reason is not None:
+            if operation.lease_token:
+                self.leases.stats.refused += 1
+                self.leases.release(key, operation.lease_token, "", 0)
+            return SetResult(False, held, reason=reason), None
+        expires, stale_ms, stale_if_error_ms = self._terms(
+            key, ttl_ms, operation.stale_ms, now, operation.stale_if_error_ms
+        )
+        entry = Entry(
+            operation.value,
+            version_in(operation.lease_token)
+            or self._next_version(key, version_of(packed) if packed is not None else 0, operation.tags),
+            now,
+            expires,
+            0 if operation.absent else stale_ms,
+            operation.load_ms,
+            operation.tags,
+            0 if operation.absent else stale_if_error_ms,
+            operation.absent,
+        )
+        self._put(key, entry)
+        return SetResult(True, entry.version), Change(key, entry.version, entry)
+
+    def _why_not(self, operation: Set, held: int) -> NotStored | None:
+        """Why the value is not to be stored beside an entry of the version `held`, 0 for none."""
         if (
             (operation.if_absent and held)
             or (operation.if_present and not held)
             or (operation.if_version and held != operation.if_version)
         ):
-            return SetResult(False, held), None
-        entry = Entry(
-            operation.value,
-            self._next_version(operation.key, held, operation.tags),
-            created=now,
-            expires=self._expires(operation.key, operation.ttl_ms, now),
-            stale_ms=operation.stale_ms,
-            load_ms=operation.load_ms,
-            tags=operation.tags,
-        )
-        self._put(operation.key, entry)
-        return SetResult(True, entry.version), Change(operation.key, entry.version, entry)
+            return NotStored.CONDITION
+        key, token = operation.key, operation.lease_token
+        if not token:
+            return None
+        given = version_in(token)
+        if given <= max(self._version(key), self.fences.above(key, operation.tags)):
+            return NotStored.LEASE_VOID if given else NotStored.LEASE_UNKNOWN
+        return None if self.leases.is_held_with(key, token) else NotStored.LEASE_UNKNOWN
+
+    def _release(self, operation: Release) -> ReleaseResult:
+        key = operation.key
+        now = self._clock.now_ms()
+        retry_ms = self.namespaces.of(key).retry_ms
+        released = self.leases.release(key, operation.lease_token, operation.error, retry_ms)
+        packed = self.store.peek(key, now)
+        outcome = _outcome(packed, now)
+        if packed is not None and outcome is GetOutcome.MISS and operation.error:
+            outcome = GetOutcome.STALE
+        if packed is None or outcome is GetOutcome.MISS:
+            return ReleaseResult(released)
+        return ReleaseResult(released, self._result(outcome, packed, now))
 
     def _delete(self, operation: Delete) -> tuple[DeleteResult, Change | None]:
-        held = self._held_version(operation.key)
+        now = self._clock.now_ms()
+        packed = self.store.peek(operation.key, now)
+        held = version_of(packed) if packed is not None else 0
+        is_there = packed is not None and _is_there(packed, now)
         if operation.if_version:
-            if not held:
+            if not is_there:
                 return DeleteResult(DeleteOutcome.NOT_FOUND, 0), None
             if held != operation.if_version:
                 return DeleteResult(DeleteOutcome.CONFLICT, held), None
         version = self._next_version(operation.key, held)
         self.store.delete(operation.key)
         self.bury(operation.key, version)
-        outcome = DeleteOutcome.DELETED if held else DeleteOutcome.NOT_FOUND
+        outcome = DeleteOutcome.DELETED if is_there else DeleteOutcome.NOT_FOUND
         return DeleteResult(outcome, version), Change(operation.key, version, None)
 
     def _touch(self, operation: Touch) -> tuple[TouchResult, Change | None]:
         now = self._clock.now_ms()
         packed = self.store.peek(operation.key, now)
         current = unpack(packed) if packed else None
-        if current is None or not current.is_fresh(now):
+        if current is None or current.absent or not current.is_fresh(now):
             return TouchResult(False), None
-        entry = current._replace(
-            version=self._next_version(operation.key, current.version),
-            expires=self._expires(operation.key, operation.ttl_ms, now),
-        )
+        expires, _, _ = self._terms(operation.key, operation.ttl_ms, 0, now)
+        entry = current._replace(version=self._next_version(operation.key, current.version), expires=expires)
         self._put(operation.key, entry)
         return TouchResult(True, entry.version), Change(operation.key, entry.version, entry)
 
@@ -330,15 +425,16 @@ class Shard:
         now = self._clock.now_ms()
         packed = self.store.peek(operation.key, now)
         held = unpack(packed) if packed else None
-        current = held if held is not None and held.is_fresh(now) else None
+        current = held if held is not None and held.is_fresh(now) and not held.absent else None
         total = (operation.initial if current is None else _counter(operation.key, current)) + operation.delta
         if total not in _INT64:
             raise CounterOverflow(f"{shown(operation.key)}: {total} is beyond the range of int64")
+        expires, _, _ = self._terms(operation.key, operation.ttl_ms, 0, now)
         entry = Entry(
             str(total).encode(),
             self._next_version(operation.key, held.version if held else 0),
             created=now,
-            expires=current.expires if current else self._expires(operation.key, operation.ttl_ms, now),
+            expires=current.expires if current else expires,
             tags=current.tags if current else (),
         )
         self._put(operation.key, entry)
@@ -348,10 +444,14 @@ class Shard:
         self.store.set(key, pack(entry))
         if self._tombstones:
             self._tombstones.pop(key, None)
+        if self.leases:
+            self.leases.settle(key)
 
     def bury(self, key: str, version: int) -> None:
         """Remembers that the key was removed."""
         self._tombstones[key] = version, len(key)
+        if self.leases:
+            self.leases.settle(key)
 
     def _removed_at(self, key: str) -> int:
         """The version of the key's tombstone; 0 when there is none."""
@@ -369,10 +469,35 @@ class Shard:
     def _next_version(self, key: str, held: int, tags: Sequence[str] = ()) -> int:
         return self._versions.next(after=max(held or self._removed_at(key), self.fences.above(key, tags)))
 
-    def _expires(self, key: str, ttl_ms: int, now: int) -> int:
-        if not self._leave_ttl_alone:
-            ttl_ms = self.namespaces.of(key).ttl_ms(ttl_ms, self._random.random())
-        return now + ttl_ms if ttl_ms else 0
+    def _terms(
+        self, key: str, ttl_ms: int, stale_ms: int, now: int, stale_if_error_ms: int = 0
+    ) -> tuple[int, int, int]:
+        """What the policy makes of what a writer asks for: when the entry expires, and for how long after
+        that it is served as stale, and kept."""
+        if not self._are_plain:
+            policy = self.namespaces.of(key)
+            ttl_ms = policy.ttl_ms(ttl_ms, self._random.random())
+            stale_ms = stale_ms or policy.stale_ms
+            stale_if_error_ms = stale_if_error_ms or policy.stale_if_error_ms
+        return now + ttl_ms if ttl_ms else 0, stale_ms, stale_if_error_ms
+
+
+def _outcome(packed: bytes | None, now: int) -> GetOutcome:
+    """What an entry that is not dead is to those who could load its value."""
+    if packed is None:
+        return GetOutcome.MISS
+    match freshness(packed, now):
+        case Freshness.FRESH:
+            return GetOutcome.ABSENT if is_absent(packed) else GetOutcome.HIT
+        case Freshness.STALE:
+            return GetOutcome.STALE
+        case Freshness.KEPT:
+            return GetOutcome.MISS
+
+
+def _is_there(packed: bytes, now: int) -> bool:
+    """Whether an entry that is not dead is one to conditions."""
+    return _outcome(packed, now) in (GetOutcome.HIT, GetOutcome.STALE)
 
 
 def _size_of_tombstone(tombstone: tuple[int, int]) -> int:

@@ -322,6 +322,7 @@ def _node_config(settings: Settings) -> NodeConfig:
         replication_timeout_ms=round(settings.replication_timeout_seconds * 1_000),
         forward_timeout_ms=round(settings.forward_timeout_seconds * 1_000),
         handoff_bytes_per_second=settings.handoff_rate,
+        most_waiting=settings.max_in_flight // 2,
     )
 
 
@@ -337,12 +338,8 @@ def _store(settings: Settings, now: int) -> Store | PartitionedStore:
 
 
 def _namespaces(settings: Settings) -> Namespaces:
-    default = NamespaceSettings(
-        default_ttl_seconds=settings.default_ttl_seconds,
-        max_ttl_seconds=settings.max_ttl_seconds,
-        ttl_jitter=settings.ttl_jitter,
-        replication=settings.replication,
-    )
+    names = NamespaceSettings.model_fields.keys() & Settings.model_fields.keys() - {"policy"}
+    default = NamespaceSettings.model_construct(**{name: getattr(settings, name) for name in names})
     return Namespaces(
         _policy(default, settings.replication),
         {name: _policy(some, settings.replication) for name, some in settings.namespaces.items()},
@@ -351,10 +348,16 @@ def _namespaces(settings: Settings) -> Namespaces:
 
 def _policy(settings: NamespaceSettings, replication: Replication) -> NamespacePolicy:
     return NamespacePolicy(
-        round(settings.default_ttl_seconds * 1_000),
-        round(settings.max_ttl_seconds * 1_000),
-        settings.ttl_jitter,
-        (settings.replication or replication) == "async",
+        default_ttl_ms=round(settings.default_ttl_seconds * 1_000),
+        max_ttl_ms=round(settings.max_ttl_seconds * 1_000),
+        ttl_jitter=settings.ttl_jitter,
+        stale_ms=round(settings.stale_seconds * 1_000),
+        stale_if_error_ms=round(settings.stale_if_error_seconds * 1_000),
+        absent_ttl_ms=round(settings.absent_ttl_seconds * 1_000),
+        early_refresh=settings.early_refresh,
+        lease_ms=round(settings.lease_seconds * 1_000),
+        retry_ms=round(settings.retry_seconds * 1_000),
+        is_async=(settings.replication or replication) == "async",
     )
 
 

@@ -43,7 +43,13 @@ class CacheServicer(CacheServiceServicer):
 
     @guarded
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
-        return encode.get(await self._execute(decode.get(request), context), self._node.ring_epoch)
+        read, wait_ms = decode.get(request), decode.lease_wait_ms(request)
+        if not read.lease:
+            return encode.get(await self._execute(read, context), self._node.ring_epoch)
+        [answer] = await self._read([read], wait_ms, context)
+        if isinstance(answer, CacheServiceError):
+            raise answer
+        return encode.get(answer, self._node.ring_epoch)  # type: ignore[arg-type]
 
     @guarded
     async def Set(self, request: pb.SetRequest, context: Context) -> pb.SetResponse:
@@ -66,9 +72,13 @@ class CacheServicer(CacheServiceServicer):
     @guarded
     async def BatchGet(self, request: pb.BatchGetRequest, context: Context) -> pb.BatchGetResponse:
         nearest = decode.is_nearest(request.read_preference)
-        answers = await self._execute_batch(
-            "keys", request.keys, lambda key: ops.Get(decode.key_(key), nearest=nearest), context
+        lease, wait_ms = request.HasField("lease"), decode.lease_wait_ms(request)
+        decode.batch_size("keys", request.keys)
+        batch = decode.Decoded(
+            request.keys, lambda key: ops.Get(decode.key_(key), nearest=nearest, lease=lease), "keys"
         )
+        reads = [operation for operation in batch.operations if isinstance(operation, ops.Get)]
+        answers = batch.with_refusals(await self._read(reads, wait_ms, context))
         return pb.BatchGetResponse(
             results=[
                 pb.GetResult(error=to_status(answer))
@@ -114,6 +124,12 @@ class CacheServicer(CacheServiceServicer):
     async def Exchange(self, request: object, context: Context) -> None:  # type: ignore[override]
         await self._streams.serve(context, self._exchange.begin, FRAMING)
 
+    @guarded
+    async def ReleaseLease(
+        self, request: pb.ReleaseLeaseRequest, context: Context
+    ) -> pb.ReleaseLeaseResponse:
+        return encode.release(await self._execute(decode.release(request), context), self._node.ring_epoch)
+
     Watch = not_yet_streaming("Watch")
 
     @guarded
@@ -145,6 +161,15 @@ class CacheServicer(CacheServiceServicer):
             return await self._node.invalidations.invalidate(
                 kind, pattern, time_left_ms(context, self._default_timeout_ms)
             )
+
+    async def _read(self, reads: Sequence[ops.Get], wait_ms: int, context: Context) -> list[Answer]:
+        """The answers, in order. Callers who wait for what others load do not count as in flight."""
+        timeout_ms = time_left_ms(context, self._default_timeout_ms)
+        with self._admission:
+            answers = await self._node.execute(reads, timeout_ms=timeout_ms)
+        return await self._node.await_fills(
+            reads, answers, wait_ms, time_left_ms(context, self._default_timeout_ms)
+        )
 
     async def _execute(self, operation: Operation, context: Context) -> Any:
         """The operation's result; its class follows from the operation's."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 from cacheservice.errors import AnswerTooLarge, CacheServiceError, InvalidArgument
 from cacheservice.limits import MAX_KEY_BYTES, MAX_TTL_SECONDS
 from cacheservice.node.columns import Errors, Reads, Removals, Writes
-from cacheservice.server import decode
+from cacheservice.server import decode, encode
 from cacheservice.server.decode import Bounds
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import to_status
@@ -93,6 +93,14 @@ def reads(result: Reads, max_bytes: int) -> pb.ExchangeResponse:
         versions=result.versions,
         ttl_ms=result.ttl_ms,
         from_replica=result.from_replica,
+        leases=[
+            pb.LeaseAt(index=row, token=lease.token, lease_ms=lease.lease_ms)
+            for row, lease in result.leases.items()
+        ],
+        load_failures=[
+            pb.LoadFailureAt(index=row, failure=encode.load_failure(failure))
+            for row, failure in result.load_failures.items()
+        ],
     )
     return pb.ExchangeResponse(get=columns, errors=_errors(result.errors))
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cacheservice.errors import CacheServiceError, InvalidArgument, Unimplemented
+from cacheservice.errors import CacheServiceError, InvalidArgument
 from cacheservice.limits import MAX_BATCH, MAX_KEY_BYTES, MAX_TTL_SECONDS
-from cacheservice.node.operations import Answer, Delete, Get, Increment, Operation, Set, Touch
+from cacheservice.node.operations import Answer, Delete, Get, Increment, Operation, Release, Set, Touch
 from cacheservice.server.page_token import from_token
 from cacheservice.v1 import admin_pb2, peer_pb2
 from cacheservice.v1 import cache_pb2 as pb
@@ -19,6 +19,8 @@ MAX_LEASE_WAIT_MS = 60_000
 MAX_VERSION = 2**63
 MAX_AGE_MS = 2**48
 MAX_TAG_BYTES = 128
+MAX_TOKEN_BYTES = 64
+MAX_ERROR_BYTES = 1_024
 MAX_PAGE_SIZE = 1_000
 MAX_DRAIN_SECONDS = 3_600
 DEFAULT_PAGE_SIZE = 100
@@ -39,12 +41,16 @@ class Bounds:
 
 def get(request: pb.GetRequest) -> Get:
     key = key_(request.key)
-    if request.HasField("lease"):
-        if request.lease.wait_ms > MAX_LEASE_WAIT_MS:
-            bound = f"at most {MAX_LEASE_WAIT_MS}"
-            raise InvalidArgument.of("lease.wait_ms", bound, str(request.lease.wait_ms))
-        raise Unimplemented.yet("field", "lease")
-    return Get(key, request.known_version, is_nearest(request.read_preference))
+    nearest = is_nearest(request.read_preference)
+    return Get(key, request.known_version, nearest, request.HasField("lease"))
+
+
+def lease_wait_ms(request: pb.GetRequest | pb.BatchGetRequest | pb.GetColumns) -> int:
+    """How long a read waits for another caller's fill; 0 when it does not ask for the lease."""
+    wait_ms = request.lease.wait_ms
+    if wait_ms > MAX_LEASE_WAIT_MS:
+        raise InvalidArgument.of("lease.wait_ms", f"at most {MAX_LEASE_WAIT_MS}", str(wait_ms))
+    return wait_ms
 
 
 def is_nearest(read_preference: int) -> bool:
@@ -62,8 +68,8 @@ def set_(request: pb.SetRequest, bounds: Bounds) -> Set:
     if request.min_replicas > bounds.replication_factor:
         bound = f"at most the replication factor, {bounds.replication_factor}"
         raise InvalidArgument.of("min_replicas", bound, str(request.min_replicas))
-    if request.lease_token:
-        raise Unimplemented.yet("field", "lease_token")
+    if request.absent and request.value:
+        raise InvalidArgument.of("value", "empty where absent is true", f"{len(request.value)} bytes")
     return Set(
         key,
         request.value,
@@ -75,7 +81,20 @@ def set_(request: pb.SetRequest, bounds: Bounds) -> Set:
         request.if_present,
         request.if_version,
         request.min_replicas,
+        _token(request.lease_token),
+        _milliseconds("stale_if_error_seconds", request.stale_if_error_seconds),
+        request.absent,
     )
+
+
+def release(request: pb.ReleaseLeaseRequest) -> Release:
+    key = key_(request.key)
+    if not request.lease_token:
+        raise InvalidArgument.of("lease_token", "the token of a lease", "none")
+    if len(request.error.encode()) > MAX_ERROR_BYTES:
+        bound = f"at most {MAX_ERROR_BYTES} bytes of UTF-8"
+        raise InvalidArgument.of("error", bound, f"{len(request.error.encode())} bytes")
+    return Release(key, _token(request.lease_token), request.error)
 
 
 def delete(request: pb.DeleteRequest) -> Delete:
@@ -138,6 +157,8 @@ def operation(request: peer_pb2.Operation, bounds: Bounds) -> Operation:
             return touch(request.touch)
         case "increment":
             return increment(request.increment)
+        case "release":
+            return release(request.release)
         case _:
             raise InvalidArgument.of("operation", "present", "none")
 
@@ -175,7 +196,7 @@ def replica(entry: peer_pb2.ReplicaEntry, bounds: Bounds) -> None:
     check_value(entry.value, bounds)
     if not 1 <= entry.version <= MAX_VERSION:
         raise InvalidArgument.of("version", f"1 to {MAX_VERSION}", str(entry.version))
-    for field in ("ttl_ms", "stale_ms", "load_ms", "age_ms"):
+    for field in ("ttl_ms", "stale_ms", "stale_if_error_ms", "load_ms", "age_ms"):
         if getattr(entry, field) > MAX_AGE_MS:
             raise InvalidArgument.of(field, f"at most {MAX_AGE_MS}", str(getattr(entry, field)))
     _tags(entry.tags)
@@ -220,6 +241,12 @@ def _milliseconds(field: str, seconds: float) -> int:
     if not (math.isfinite(seconds) and 0 < seconds <= MAX_TTL_SECONDS):
         raise InvalidArgument.of(field, f"a number from 0 to {MAX_TTL_SECONDS:.0f}", str(seconds))
     return max(1, round(seconds * 1_000))
+
+
+def _token(token: bytes) -> bytes:
+    if len(token) > MAX_TOKEN_BYTES:
+        raise InvalidArgument.of("lease_token", f"at most {MAX_TOKEN_BYTES} bytes", f"{len(token)}")
+    return token
 
 
 def _given_version(version: int) -> None:

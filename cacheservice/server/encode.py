@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cacheservice.errors import AnswerTooLarge, CacheServiceError
+from cacheservice.node.leases import Failure
 from cacheservice.node.operations import (
     Answer,
     DeleteResult,
     GetResult,
     IncrementResult,
+    ReleaseResult,
     SetResult,
     TouchResult,
 )
@@ -25,7 +27,7 @@ _FRAMING_BYTES = 256
 
 
 def get(result: GetResult, ring_epoch: int = 0) -> pb.GetResponse:
-    return pb.GetResponse(
+    response = pb.GetResponse(
         outcome=result.outcome.value,  # type: ignore[arg-type]
         value=result.value,
         version=result.version,
@@ -36,6 +38,24 @@ def get(result: GetResult, ring_epoch: int = 0) -> pb.GetResponse:
         from_replica=result.from_replica,
         ring_epoch=ring_epoch,
     )
+    if result.lease is not None:
+        response.lease_token = result.lease.token
+        response.lease_ms = result.lease.lease_ms
+    if result.load_failure is not None:
+        response.load_failure.CopyFrom(load_failure(result.load_failure))
+    return response
+
+
+def load_failure(failure: Failure) -> pb.LoadFailure:
+    return pb.LoadFailure(error=failure.error, retry_after_ms=failure.retry_after_ms)
+
+
+def release(result: ReleaseResult, ring_epoch: int = 0) -> pb.ReleaseLeaseResponse:
+    return pb.ReleaseLeaseResponse(
+        outcome=pb.RELEASE_LEASE_OUTCOME_RELEASED if result.released else pb.RELEASE_LEASE_OUTCOME_UNKNOWN,
+        fallback=get(result.fallback) if result.fallback else None,
+        ring_epoch=ring_epoch,
+    )
 
 
 def set_(result: SetResult, ring_epoch: int = 0) -> pb.SetResponse:
@@ -43,6 +63,7 @@ def set_(result: SetResult, ring_epoch: int = 0) -> pb.SetResponse:
         outcome=pb.SET_OUTCOME_STORED if result.stored else pb.SET_OUTCOME_NOT_STORED,
         version=result.version,
         replicas=result.replicas,
+        reason=result.reason.value if result.reason else None,  # type: ignore[arg-type]
         ring_epoch=ring_epoch,
     )
 
@@ -79,6 +100,8 @@ def operation_result(answer: Answer) -> peer_pb2.OperationResult:
             return peer_pb2.OperationResult(touch=touch(answer))
         case IncrementResult():
             return peer_pb2.OperationResult(increment=increment(answer))
+        case ReleaseResult():
+            return peer_pb2.OperationResult(release=release(answer))
         case CacheServiceError():
             return peer_pb2.OperationResult(error=to_status(answer))
 
@@ -102,6 +125,8 @@ def _entry_info(key: str, entry: Entry, now: int, with_value: bool) -> pb.EntryI
         load_seconds=entry.load_ms / 1_000,
         tags=entry.tags,
         value=entry.value if with_value else None,
+        stale_if_error_seconds=entry.stale_if_error_ms / 1_000,
+        absent=entry.absent,
     )
 
 

@@ -12,7 +12,7 @@ from cacheservice.errors import CacheServiceError, InternalError, InvalidArgumen
 from cacheservice.node.batches import Batches, Soon
 from cacheservice.node.columns import Errors, Reads, Removals, Writes
 from cacheservice.server import column_codec as codec
-from cacheservice.server.decode import Bounds, is_nearest
+from cacheservice.server.decode import Bounds, is_nearest, lease_wait_ms
 from cacheservice.server.guard import Admission
 from cacheservice.server.streams import Begun, Framing
 from cacheservice.v1 import cache_pb2 as pb
@@ -85,9 +85,14 @@ class Exchange:
         match request.WhichOneof("batch"):
             case "get":
                 keys = codec.keys(request.get.keys)
-                values_only = request.get.values_only
-                nearest = is_nearest(request.get.read_preference)
-                reads = self._batches.get(keys.keys, timeout_ms, values_only=values_only, nearest=nearest)
+                reads = self._batches.get(
+                    keys.keys,
+                    timeout_ms,
+                    values_only=request.get.values_only,
+                    nearest=is_nearest(request.get.read_preference),
+                    lease=request.get.HasField("lease"),
+                    wait_ms=lease_wait_ms(request.get),
+                )
                 return _then(reads, keys.refused, self._encode_reads)
             case "set":
                 entries = codec.entries(request.set, self._bounds)

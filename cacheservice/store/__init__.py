@@ -2,7 +2,19 @@
 
 from cacheservice.store.cost import cost_of_one
 from cacheservice.store.curve import FACTORS
-from cacheservice.store.entry import FLAGS, Entry, is_fresh, pack, ttl_of, unpack, value_of, version_of
+from cacheservice.store.entry import (
+    FLAGS,
+    Entry,
+    Freshness,
+    freshness,
+    is_absent,
+    load_ms_of,
+    pack,
+    ttl_of,
+    unpack,
+    value_of,
+    version_of,
+)
 from cacheservice.store.partitioned import PartitionedStore
 from cacheservice.store.store import POLICIES, Store, StoreStats
 
@@ -11,11 +23,14 @@ __all__ = [
     "FLAGS",
     "POLICIES",
     "Entry",
+    "Freshness",
     "PartitionedStore",
     "Store",
     "StoreStats",
     "cost_of_one",
-    "is_fresh",
+    "freshness",
+    "is_absent",
+    "load_ms_of",
     "pack",
     "ttl_of",
     "unpack",

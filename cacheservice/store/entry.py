@@ -7,16 +7,18 @@ their times of death do: `packed < dead_before(now)` is the whole test for expir
 
 from __future__ import annotations
 
+from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
 
 _HEADER = Struct(">QQqB")
-_OPTIONS = Struct(">QQH")
+_OPTIONS = Struct(">QQQH")
 _TIME = Struct(">Q")
 _VERSION = slice(8, 16)
 _HEADER_SIZE = _HEADER.size
 _OPTIONS_END = _HEADER_SIZE + _OPTIONS.size
 _HAS_OPTIONS = 1
+_IS_ABSENT = 2
 _NEVER = 2**64 - 1
 
 FLAGS = _HEADER.size - 1
@@ -40,20 +42,40 @@ class Entry(NamedTuple):
     load_ms: int = 0
     """How long its writer needed to load it."""
     tags: tuple[str, ...] = ()
+    stale_if_error_ms: int = 0
+    """How long past `expires` it is kept for those who cannot load its value."""
+    absent: bool = False
+    """Whether it says that there is no such value."""
+
+    @property
+    def kept_ms(self) -> int:
+        """How long past `expires` it is kept at all."""
+        return max(self.stale_ms, self.stale_if_error_ms)
 
     def is_fresh(self, now: int) -> bool:
         return not self.expires or now < self.expires
 
 
+class Freshness(IntEnum):
+    """What an entry is good for."""
+
+    FRESH = 1
+    STALE = 2
+    """It may be served, as stale."""
+    KEPT = 3
+    """It may be served to those who cannot load its value, and is missing for all others."""
+
+
 def pack(entry: Entry) -> bytes:
-    value, version, created, expires, stale_ms, load_ms, tags = entry
-    if not (stale_ms or load_ms or tags):
+    value, version, created, expires, stale_ms, load_ms, tags, stale_if_error_ms, absent = entry
+    if not (stale_ms or load_ms or tags or stale_if_error_ms or absent):
         return _HEADER.pack(expires or _NEVER, version, created, 0) + value
     tag_bytes = "\0".join(tags).encode()
+    flags = _HAS_OPTIONS | _IS_ABSENT if absent else _HAS_OPTIONS
     return b"".join(
         (
-            _HEADER.pack(expires + stale_ms if expires else _NEVER, version, created, _HAS_OPTIONS),
-            _OPTIONS.pack(stale_ms, load_ms, len(tag_bytes)),
+            _HEADER.pack(expires + entry.kept_ms if expires else _NEVER, version, created, flags),
+            _OPTIONS.pack(stale_ms, stale_if_error_ms, load_ms, len(tag_bytes)),
             tag_bytes,
             value,
         )
@@ -65,11 +87,20 @@ def unpack(packed: bytes) -> Entry:
     expires = 0 if dead_at == _NEVER else dead_at
     if not flags:
         return Entry(packed[_HEADER.size :], version, created, expires)
-    stale_ms, load_ms, tag_bytes = _OPTIONS.unpack_from(packed, _HEADER.size)
-    value_at = _OPTIONS_END + tag_bytes
+    stale_ms, stale_if_error_ms, load_ms, tag_bytes = _OPTIONS.unpack_from(packed, _HEADER_SIZE)
     if expires:
-        expires -= stale_ms
-    return Entry(packed[value_at:], version, created, expires, stale_ms, load_ms, tags_of(packed))
+        expires -= max(stale_ms, stale_if_error_ms)
+    return Entry(
+        packed[_OPTIONS_END + tag_bytes :],
+        version,
+        created,
+        expires,
+        stale_ms,
+        load_ms,
+        tags_of(packed),
+        stale_if_error_ms,
+        flags & _IS_ABSENT > 0,
+    )
 
 
 def version_of(packed: bytes) -> int:
@@ -83,12 +114,26 @@ def value_of(packed: bytes | None) -> bytes:
         return b""
     if not packed[FLAGS]:
         return packed[_HEADER_SIZE:]
-    return packed[_OPTIONS_END + _OPTIONS.unpack_from(packed, _HEADER_SIZE)[2] :]
+    return packed[_OPTIONS_END + _OPTIONS.unpack_from(packed, _HEADER_SIZE)[3] :]
 
 
-def is_fresh(packed: bytes, now: int) -> bool:
-    """Whether an entry that is not dead at `now` has not outlived its time to live either."""
-    return not packed[FLAGS] or unpack(packed).is_fresh(now)
+def is_absent(packed: bytes) -> bool:
+    """Whether the entry says that there is no such value."""
+    return packed[FLAGS] & _IS_ABSENT > 0
+
+
+def freshness(packed: bytes, now: int) -> Freshness:
+    """Of an entry that is not dead at `now`."""
+    if not packed[FLAGS]:
+        return Freshness.FRESH
+    dies = int.from_bytes(packed[:8])
+    if dies == _NEVER:
+        return Freshness.FRESH
+    stale_ms, stale_if_error_ms, _, _ = _OPTIONS.unpack_from(packed, _HEADER_SIZE)
+    expires = dies - max(stale_ms, stale_if_error_ms)
+    if now < expires:
+        return Freshness.FRESH
+    return Freshness.STALE if now < expires + stale_ms else Freshness.KEPT
 
 
 def ttl_of(packed: bytes, now: int) -> int:
@@ -97,8 +142,13 @@ def ttl_of(packed: bytes, now: int) -> int:
     if dies == _NEVER:
         return 0
     if packed[FLAGS]:
-        dies -= _OPTIONS.unpack_from(packed, _HEADER_SIZE)[0]
+        dies -= max(_OPTIONS.unpack_from(packed, _HEADER_SIZE)[:2])
     return dies - now if dies > now else 0
+
+
+def load_ms_of(packed: bytes) -> int:
+    """How long the entry's writer needed to load it."""
+    return int(_OPTIONS.unpack_from(packed, _HEADER_SIZE)[2]) if packed[FLAGS] else 0
 
 
 def dead_at(packed: bytes) -> int:
@@ -114,5 +164,5 @@ def dead_before(time: int) -> bytes:
 def tags_of(packed: bytes) -> tuple[str, ...]:
     if not packed[FLAGS]:
         return ()
-    tag_bytes = _OPTIONS.unpack_from(packed, _HEADER.size)[2]
+    tag_bytes = _OPTIONS.unpack_from(packed, _HEADER_SIZE)[3]
     return tuple(packed[_OPTIONS_END : _OPTIONS_END + tag_bytes].decode().split("\0")) if tag_bytes else ()

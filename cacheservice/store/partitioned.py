@@ -29,6 +29,9 @@ class PartitionedStore:
     def get_many(self, keys: Sequence[str], now: int) -> list[bytes | None]:
         return [self._part(key).get(key, now) for key in keys]
 
+    def was_missed(self, key: str) -> None:
+        self._part(key).was_missed(key)
+
     def peek(self, key: str, now: int) -> bytes | None:
         return self._part(key).peek(key, now)
 

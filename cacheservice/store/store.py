@@ -165,6 +165,11 @@ class Store:
                     self.curve.get(keys[place], found[place], now)
         return found
 
+    def was_missed(self, key: str) -> None:  # noqa: ARG002
+        """Counts the last `get` of the key as a miss: what it found is no good to the reader."""
+        self.stats.hits -= 1
+        self.stats.misses += 1
+
     def peek(self, key: str, now: int) -> bytes | None:
         """The entry, fresh or stale; counts as nothing."""
         packed = self._segments[hash(key) >> self._shift].policy.peek(key)

@@ -82,7 +82,11 @@ class _GetOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GetOutcome
     GET_OUTCOME_MISS: _GetOutcome.ValueType  # 2
     """There is no such entry, or it has expired."""
     GET_OUTCOME_STALE: _GetOutcome.ValueType  # 3
-    """The entry has outlived its time to live but is within its stale_seconds."""
+    """The entry has outlived its time to live but is within its stale_seconds; or within its
+    stale_if_error_seconds, and its load has failed.
+    """
+    GET_OUTCOME_ABSENT: _GetOutcome.ValueType  # 4
+    """It is known that the origin has no such value: somebody Set the key with `absent`."""
 
 class GetOutcome(_GetOutcome, metaclass=_GetOutcomeEnumTypeWrapper):
     """What a read found."""
@@ -94,7 +98,11 @@ GET_OUTCOME_HIT: GetOutcome.ValueType  # 1
 GET_OUTCOME_MISS: GetOutcome.ValueType  # 2
 """There is no such entry, or it has expired."""
 GET_OUTCOME_STALE: GetOutcome.ValueType  # 3
-"""The entry has outlived its time to live but is within its stale_seconds."""
+"""The entry has outlived its time to live but is within its stale_seconds; or within its
+stale_if_error_seconds, and its load has failed.
+"""
+GET_OUTCOME_ABSENT: GetOutcome.ValueType  # 4
+"""It is known that the origin has no such value: somebody Set the key with `absent`."""
 Global___GetOutcome: _TypeAlias = GetOutcome  # noqa: Y015
 
 class _SetOutcome:
@@ -120,6 +128,62 @@ SET_OUTCOME_STORED: SetOutcome.ValueType  # 1
 SET_OUTCOME_NOT_STORED: SetOutcome.ValueType  # 2
 """The condition or the lease token did not hold; nothing changed."""
 Global___SetOutcome: _TypeAlias = SetOutcome  # noqa: Y015
+
+class _NotStoredReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NotStoredReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NotStoredReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NOT_STORED_REASON_UNSPECIFIED: _NotStoredReason.ValueType  # 0
+    """It did."""
+    NOT_STORED_REASON_CONDITION: _NotStoredReason.ValueType  # 1
+    """if_absent, if_present or if_version does not hold."""
+    NOT_STORED_REASON_LEASE_VOID: _NotStoredReason.ValueType  # 2
+    """The key was written, removed or invalidated after the lease had been given: the value may be older."""
+    NOT_STORED_REASON_LEASE_UNKNOWN: _NotStoredReason.ValueType  # 3
+    """The node has not given this token for this key, or it has expired since."""
+    NOT_STORED_REASON_NO_TTL: _NotStoredReason.ValueType  # 4
+    """An absent entry without a time to live."""
+
+class NotStoredReason(_NotStoredReason, metaclass=_NotStoredReasonEnumTypeWrapper):
+    """Why a Set stored nothing."""
+
+NOT_STORED_REASON_UNSPECIFIED: NotStoredReason.ValueType  # 0
+"""It did."""
+NOT_STORED_REASON_CONDITION: NotStoredReason.ValueType  # 1
+"""if_absent, if_present or if_version does not hold."""
+NOT_STORED_REASON_LEASE_VOID: NotStoredReason.ValueType  # 2
+"""The key was written, removed or invalidated after the lease had been given: the value may be older."""
+NOT_STORED_REASON_LEASE_UNKNOWN: NotStoredReason.ValueType  # 3
+"""The node has not given this token for this key, or it has expired since."""
+NOT_STORED_REASON_NO_TTL: NotStoredReason.ValueType  # 4
+"""An absent entry without a time to live."""
+Global___NotStoredReason: _TypeAlias = NotStoredReason  # noqa: Y015
+
+class _ReleaseLeaseOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReleaseLeaseOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReleaseLeaseOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RELEASE_LEASE_OUTCOME_UNSPECIFIED: _ReleaseLeaseOutcome.ValueType  # 0
+    """Never sent."""
+    RELEASE_LEASE_OUTCOME_RELEASED: _ReleaseLeaseOutcome.ValueType  # 1
+    """The lease was the caller's and has ended."""
+    RELEASE_LEASE_OUTCOME_UNKNOWN: _ReleaseLeaseOutcome.ValueType  # 2
+    """The token is void or unknown: nothing changed."""
+
+class ReleaseLeaseOutcome(_ReleaseLeaseOutcome, metaclass=_ReleaseLeaseOutcomeEnumTypeWrapper):
+    """What became of a ReleaseLease."""
+
+RELEASE_LEASE_OUTCOME_UNSPECIFIED: ReleaseLeaseOutcome.ValueType  # 0
+"""Never sent."""
+RELEASE_LEASE_OUTCOME_RELEASED: ReleaseLeaseOutcome.ValueType  # 1
+"""The lease was the caller's and has ended."""
+RELEASE_LEASE_OUTCOME_UNKNOWN: ReleaseLeaseOutcome.ValueType  # 2
+"""The token is void or unknown: nothing changed."""
+Global___ReleaseLeaseOutcome: _TypeAlias = ReleaseLeaseOutcome  # noqa: Y015
 
 class _DeleteOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -175,14 +239,18 @@ Global___TouchOutcome: _TypeAlias = TouchOutcome  # noqa: Y015
 
 @_typing.final
 class LeaseOptions(_message.Message):
-    """Asks for the lease on a missing or stale entry along with the read."""
+    """Asks, along with a read, to be the one who loads the value from its origin: one caller at a time is given
+    the lease of a key (Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013), the others wait for its
+    Set, or go on with the stale value. Such reads are answered by the key's first owner, whatever their
+    read_preference.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WAIT_MS_FIELD_NUMBER: _builtins.int
     wait_ms: _builtins.int
-    """How long to wait, in milliseconds, for another caller's fill when that caller holds the lease.
-    0 answers at once. 0 to 60,000.
+    """How long to wait, in milliseconds, for the value that another caller is loading. 0 answers at once; so
+    does a node on which too many wait already. 0 to 60,000. The deadline of the call must leave time for it.
     """
     def __init__(
         self,
@@ -196,6 +264,32 @@ class LeaseOptions(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaseOptions: _TypeAlias = LeaseOptions  # noqa: Y015
+
+@_typing.final
+class LoadFailure(_message.Message):
+    """The last load of a key failed, and nobody is to load it again yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    error: _builtins.str
+    """What its loader said of it in ReleaseLease; empty when it never said anything."""
+    retry_after_ms: _builtins.int
+    """Milliseconds until the next caller is given the lease; 0 when that may be at once."""
+    def __init__(
+        self,
+        *,
+        error: _builtins.str = ...,
+        retry_after_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadFailure: _TypeAlias = LoadFailure  # noqa: Y015
 
 @_typing.final
 class GetRequest(_message.Message):
@@ -219,7 +313,9 @@ class GetRequest(_message.Message):
     """
     @_builtins.property
     def lease(self) -> Global___LeaseOptions:
-        """Present: a miss may give this caller the lease to fill the entry. Absent: a plain read."""
+        """Present: this caller may be given the lease, to load the value, when the entry is missing, stale, or due
+        to be loaded early. Absent: a plain read.
+        """
 
     def __init__(
         self,
@@ -256,6 +352,9 @@ class GetResponse(_message.Message):
     TTL_SECONDS_FIELD_NUMBER: _builtins.int
     AGE_SECONDS_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
+    LOAD_FAILURE_FIELD_NUMBER: _builtins.int
+    HOT_MS_FIELD_NUMBER: _builtins.int
     SERVED_BY_FIELD_NUMBER: _builtins.int
     HOPS_FIELD_NUMBER: _builtins.int
     FROM_REPLICA_FIELD_NUMBER: _builtins.int
@@ -271,7 +370,17 @@ class GetResponse(_message.Message):
     age_seconds: _builtins.float
     """Seconds since the value was written, to the millisecond."""
     lease_token: _builtins.bytes
-    """Not empty: this caller holds the lease and is the one to load the value and Set it with this token."""
+    """Not empty: this caller holds the lease and is the one to load the value, and to Set it with this token
+    or to give it back by ReleaseLease. On a HIT it means that the entry is best loaded before it expires.
+    Empty on a MISS of a read that asked for the lease: somebody else holds it, or load_failure says why
+    nobody does.
+    """
+    lease_ms: _builtins.int
+    """With a lease_token: milliseconds until the token is void and another caller may be given the lease."""
+    hot_ms: _builtins.int
+    """Not 0: this key is among those that the node is asked for most. A caller spares it by reading the key
+    from any of its owners, or from a copy of its own that a Watch keeps up, for so many milliseconds.
+    """
     served_by: _builtins.str
     """The id of the node that answered from its store."""
     hops: _builtins.int
@@ -282,6 +391,12 @@ class GetResponse(_message.Message):
     """
     ring_epoch: _builtins.int
     """The called node's ring epoch. In a batch it stands in the batch's answer instead."""
+    @_builtins.property
+    def load_failure(self) -> Global___LoadFailure:
+        """Only of reads that asked for the lease, when the last load failed: while nobody is to load the value
+        again, and for those that waited for it.
+        """
+
     def __init__(
         self,
         *,
@@ -291,14 +406,17 @@ class GetResponse(_message.Message):
         ttl_seconds: _builtins.float = ...,
         age_seconds: _builtins.float = ...,
         lease_token: _builtins.bytes = ...,
+        lease_ms: _builtins.int = ...,
+        load_failure: Global___LoadFailure | None = ...,
+        hot_ms: _builtins.int = ...,
         served_by: _builtins.str = ...,
         hops: _builtins.int = ...,
         from_replica: _builtins.bool = ...,
         ring_epoch: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load_failure", b"load_failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "from_replica", b"from_replica", "hops", b"hops", "lease_token", b"lease_token", "outcome", b"outcome", "ring_epoch", b"ring_epoch", "served_by", b"served_by", "ttl_seconds", b"ttl_seconds", "value", b"value", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "from_replica", b"from_replica", "hops", b"hops", "hot_ms", b"hot_ms", "lease_ms", b"lease_ms", "lease_token", b"lease_token", "load_failure", b"load_failure", "outcome", b"outcome", "ring_epoch", b"ring_epoch", "served_by", b"served_by", "ttl_seconds", b"ttl_seconds", "value", b"value", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,6 +439,8 @@ class SetRequest(_message.Message):
     IF_VERSION_FIELD_NUMBER: _builtins.int
     LEASE_TOKEN_FIELD_NUMBER: _builtins.int
     MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    STALE_IF_ERROR_SECONDS_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The key, 1 to 1,024 bytes."""
     value: _builtins.bytes
@@ -331,11 +451,14 @@ class SetRequest(_message.Message):
     """
     stale_seconds: _builtins.float
     """Seconds past ttl_seconds during which the entry is still served, as STALE; without effect on an entry
-    that never expires. The bounds of ttl_seconds.
+    that never expires. 0 means none, unless the namespace's settings give a default. The bounds of
+    ttl_seconds.
     """
     load_seconds: _builtins.float
-    """Seconds that the caller needed to load the value from its origin; drives early refresh. The
-    bounds of ttl_seconds.
+    """Seconds that the caller needed to load the value from its origin; drives early refresh: the closer the
+    entry is to its expiry, and the longer the load takes, the more likely a read that asks for the lease is
+    given it (Vattani et al., "Optimal Probabilistic Cache Stampede Prevention", VLDB 2015). The bounds of
+    ttl_seconds.
     """
     if_absent: _builtins.bool
     """True: only when there is no entry for the key. False: always."""
@@ -344,11 +467,23 @@ class SetRequest(_message.Message):
     if_version: _builtins.int
     """Only when the entry has this version (compare and swap). Not 0: use if_absent for that."""
     lease_token: _builtins.bytes
-    """The token of the lease under which the value was loaded. A void token stores nothing."""
+    """The token of the lease under which the value was loaded. A void or unknown token stores nothing. A Set
+    without a token stores, and voids the key's lease: the value that is being loaded may be older.
+    """
     min_replicas: _builtins.int
     """Fail with UNAVAILABLE, reason TOO_FEW_REPLICAS, unless this many nodes, the owner among them,
     hold the entry. 0 or 1: the owner alone suffices. At most the replication factor. The check
     follows the write: an entry whose Set failed this way may still be read.
+    """
+    stale_if_error_seconds: _builtins.float
+    """Seconds past ttl_seconds during which the entry is kept for the case that its value cannot be loaded:
+    it is a MISS then, and STALE to those whose load has failed. Counts from the end of ttl_seconds as
+    stale_seconds does; without effect where that is longer. Its default and bounds are those of stale_seconds.
+    """
+    absent: _builtins.bool
+    """True: there is no such value at the origin, and reads are to know that (negative caching): they have the
+    outcome ABSENT. `value` must be empty. With ttl_seconds 0 it lives for the namespace's
+    absent_ttl_seconds, and is not stored where that is 0.
     """
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -368,10 +503,12 @@ class SetRequest(_message.Message):
         if_version: _builtins.int = ...,
         lease_token: _builtins.bytes = ...,
         min_replicas: _builtins.int = ...,
+        stale_if_error_seconds: _builtins.float = ...,
+        absent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "if_absent", b"if_absent", "if_present", b"if_present", "if_version", b"if_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "if_absent", b"if_absent", "if_present", b"if_present", "if_version", b"if_version", "key", b"key", "lease_token", b"lease_token", "load_seconds", b"load_seconds", "min_replicas", b"min_replicas", "stale_seconds", b"stale_seconds", "tags", b"tags", "ttl_seconds", b"ttl_seconds", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "condition", b"condition", "if_absent", b"if_absent", "if_present", b"if_present", "if_version", b"if_version", "key", b"key", "lease_token", b"lease_token", "load_seconds", b"load_seconds", "min_replicas", b"min_replicas", "stale_if_error_seconds", b"stale_if_error_seconds", "stale_seconds", b"stale_seconds", "tags", b"tags", "ttl_seconds", b"ttl_seconds", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_condition: _TypeAlias = _typing.Literal["if_absent", "if_present", "if_version"]  # noqa: Y015
     _WhichOneofArgType_condition: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
@@ -388,6 +525,7 @@ class SetResponse(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     RING_EPOCH_FIELD_NUMBER: _builtins.int
     outcome: Global___SetOutcome.ValueType
     """Whether the entry was stored."""
@@ -395,6 +533,8 @@ class SetResponse(_message.Message):
     """STORED: the new version. NOT_STORED: the version of the entry that is there, 0 when there is none."""
     replicas: _builtins.int
     """How many nodes held the entry when the answer was sent, the owner among them; 0 when NOT_STORED."""
+    reason: Global___NotStoredReason.ValueType
+    """NOT_STORED: why."""
     ring_epoch: _builtins.int
     """The called node's ring epoch. In a batch it stands in the batch's answer instead."""
     def __init__(
@@ -403,15 +543,83 @@ class SetResponse(_message.Message):
         outcome: Global___SetOutcome.ValueType = ...,
         version: _builtins.int = ...,
         replicas: _builtins.int = ...,
+        reason: Global___NotStoredReason.ValueType = ...,
         ring_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "replicas", b"replicas", "ring_epoch", b"ring_epoch", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "reason", b"reason", "replicas", b"replicas", "ring_epoch", b"ring_epoch", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetResponse: _TypeAlias = SetResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseLeaseRequest(_message.Message):
+    """The lease to give back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    LEASE_TOKEN_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The key, 1 to 1,024 bytes."""
+    lease_token: _builtins.bytes
+    """The lease's token."""
+    error: _builtins.str
+    """Not empty: the load failed, with this error, 1 to 1,024 bytes; those who wait for it are told. After a
+    second failure in a row nobody is given the lease for the namespace's retry_seconds.
+    Empty: the load was given up; the next caller is given the lease.
+    """
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        lease_token: _builtins.bytes = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "key", b"key", "lease_token", b"lease_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseLeaseRequest: _TypeAlias = ReleaseLeaseRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseLeaseResponse(_message.Message):
+    """The answer to a ReleaseLease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
+    RING_EPOCH_FIELD_NUMBER: _builtins.int
+    outcome: Global___ReleaseLeaseOutcome.ValueType
+    """What happened."""
+    ring_epoch: _builtins.int
+    """The called node's ring epoch."""
+    @_builtins.property
+    def fallback(self) -> Global___GetResponse:
+        """The entry to go on with, STALE, when the load failed and there is one within its stale_seconds or
+        stale_if_error_seconds; or one that was written meanwhile.
+        """
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___ReleaseLeaseOutcome.ValueType = ...,
+        fallback: Global___GetResponse | None = ...,
+        ring_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback", "outcome", b"outcome", "ring_epoch", b"ring_epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseLeaseResponse: _TypeAlias = ReleaseLeaseResponse  # noqa: Y015
 
 @_typing.final
 class DeleteRequest(_message.Message):
@@ -607,23 +815,31 @@ class BatchGetRequest(_message.Message):
 
     KEYS_FIELD_NUMBER: _builtins.int
     READ_PREFERENCE_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
     read_preference: Global___ReadPreference.ValueType
     """Which nodes answer, for all keys; OWNER by default."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 10,000 keys; one key may stand there several times."""
 
+    @_builtins.property
+    def lease(self) -> Global___LeaseOptions:
+        """As in GetRequest, for all keys; the answer waits for the last of them."""
+
     def __init__(
         self,
         *,
         keys: _abc.Iterable[_builtins.str] | None = ...,
         read_preference: Global___ReadPreference.ValueType = ...,
+        lease: Global___LeaseOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lease", b"_lease", "lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "read_preference", b"read_preference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease", b"_lease", "keys", b"keys", "lease", b"lease", "read_preference", b"read_preference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__lease: _TypeAlias = _typing.Literal["lease"]  # noqa: Y015
+    _WhichOneofArgType__lease: _TypeAlias = _typing.Literal["_lease", b"_lease"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lease) -> _WhichOneofReturnType__lease | None: ...
 
 Global___BatchGetRequest: _TypeAlias = BatchGetRequest  # noqa: Y015
 
@@ -864,6 +1080,7 @@ class GetColumns(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     VALUES_ONLY_FIELD_NUMBER: _builtins.int
     READ_PREFERENCE_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
     values_only: _builtins.bool
     """True: versions, ttl_ms and from_replica are of no interest, and are left out of the answer."""
     read_preference: Global___ReadPreference.ValueType
@@ -872,18 +1089,25 @@ class GetColumns(_message.Message):
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 10,000 keys."""
 
+    @_builtins.property
+    def lease(self) -> Global___LeaseOptions:
+        """As in GetRequest, for all keys; the answer to the batch waits for the last of them."""
+
     def __init__(
         self,
         *,
         keys: _abc.Iterable[_builtins.str] | None = ...,
         values_only: _builtins.bool = ...,
         read_preference: Global___ReadPreference.ValueType = ...,
+        lease: Global___LeaseOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lease", b"_lease", "lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "read_preference", b"read_preference", "values_only", b"values_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease", b"_lease", "keys", b"keys", "lease", b"lease", "read_preference", b"read_preference", "values_only", b"values_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__lease: _TypeAlias = _typing.Literal["lease"]  # noqa: Y015
+    _WhichOneofArgType__lease: _TypeAlias = _typing.Literal["_lease", b"_lease"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lease) -> _WhichOneofReturnType__lease | None: ...
 
 Global___GetColumns: _TypeAlias = GetColumns  # noqa: Y015
 
@@ -1026,6 +1250,12 @@ class GetResultColumns(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     TTL_MS_FIELD_NUMBER: _builtins.int
     FROM_REPLICA_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
+    LOAD_FAILURES_FIELD_NUMBER: _builtins.int
+    HOT_FIELD_NUMBER: _builtins.int
+    HOT_MS_FIELD_NUMBER: _builtins.int
+    hot_ms: _builtins.int
+    """As hot_ms of GetResponse, of those keys."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___GetOutcome.ValueType]:
         """GetOutcome of each key."""
@@ -1046,6 +1276,18 @@ class GetResultColumns(_message.Message):
     def from_replica(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
         """As from_replica of GetResponse; empty when that is true of no key."""
 
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseAt]:
+        """The leases given with these reads."""
+
+    @_builtins.property
+    def load_failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadFailureAt]:
+        """The loads that failed, as load_failure of GetResponse."""
+
+    @_builtins.property
+    def hot(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Positions from 0 of the keys that are hot; see hot_ms of GetResponse."""
+
     def __init__(
         self,
         *,
@@ -1054,14 +1296,76 @@ class GetResultColumns(_message.Message):
         versions: _abc.Iterable[_builtins.int] | None = ...,
         ttl_ms: _abc.Iterable[_builtins.int] | None = ...,
         from_replica: _abc.Iterable[_builtins.bool] | None = ...,
+        leases: _abc.Iterable[Global___LeaseAt] | None = ...,
+        load_failures: _abc.Iterable[Global___LoadFailureAt] | None = ...,
+        hot: _abc.Iterable[_builtins.int] | None = ...,
+        hot_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_replica", b"from_replica", "outcomes", b"outcomes", "ttl_ms", b"ttl_ms", "values", b"values", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_replica", b"from_replica", "hot", b"hot", "hot_ms", b"hot_ms", "leases", b"leases", "load_failures", b"load_failures", "outcomes", b"outcomes", "ttl_ms", b"ttl_ms", "values", b"values", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetResultColumns: _TypeAlias = GetResultColumns  # noqa: Y015
+
+@_typing.final
+class LeaseAt(_message.Message):
+    """The lease of one key of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """The key's position in the batch, from 0."""
+    token: _builtins.bytes
+    """As lease_token of GetResponse."""
+    lease_ms: _builtins.int
+    """As lease_ms of GetResponse."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        token: _builtins.bytes = ...,
+        lease_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "lease_ms", b"lease_ms", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseAt: _TypeAlias = LeaseAt  # noqa: Y015
+
+@_typing.final
+class LoadFailureAt(_message.Message):
+    """The failed load of one key of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """The key's position in the batch, from 0."""
+    @_builtins.property
+    def failure(self) -> Global___LoadFailure:
+        """As in GetResponse."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        failure: Global___LoadFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadFailureAt: _TypeAlias = LoadFailureAt  # noqa: Y015
 
 @_typing.final
 class SetResultColumns(_message.Message):
@@ -1222,18 +1526,24 @@ class WatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PREFIXES_FIELD_NUMBER: _builtins.int
+    THIS_NODE_ONLY_FIELD_NUMBER: _builtins.int
+    this_node_only: _builtins.bool
+    """True: only what happens on the called node, for callers that watch each node by itself. False: what
+    happens on all nodes, as far as the called one can reach them; one that it cannot reach has a gap.
+    """
     @_builtins.property
     def prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Key prefixes, at most 100; none means every key."""
+        """Key prefixes, at most 100; none means every key. Invalidations by tag are sent whatever the prefixes."""
 
     def __init__(
         self,
         *,
         prefixes: _abc.Iterable[_builtins.str] | None = ...,
+        this_node_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefixes", b"prefixes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefixes", b"prefixes", "this_node_only", b"this_node_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1277,7 +1587,7 @@ Global___Invalidation: _TypeAlias = Invalidation  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
-    """Nothing happened; the stream is alive. Sent every second."""
+    """Nothing happened on the node; the stream is alive, and so is the node. Sent every half second of silence."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1522,6 +1832,8 @@ class EntryInfo(_message.Message):
     LOAD_SECONDS_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    STALE_IF_ERROR_SECONDS_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The key."""
     value_bytes: _builtins.int
@@ -1540,6 +1852,10 @@ class EntryInfo(_message.Message):
     """Seconds that its value took to load, as its writer said."""
     value: _builtins.bytes
     """Its value, when asked for."""
+    stale_if_error_seconds: _builtins.float
+    """Seconds past the time to live during which it is kept for the case that its value cannot be loaded."""
+    absent: _builtins.bool
+    """Whether it says that there is no such value at the origin."""
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Its tags."""
@@ -1557,10 +1873,12 @@ class EntryInfo(_message.Message):
         load_seconds: _builtins.float = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         value: _builtins.bytes | None = ...,
+        stale_if_error_seconds: _builtins.float = ...,
+        absent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "age_seconds", b"age_seconds", "idle_seconds", b"idle_seconds", "key", b"key", "load_seconds", b"load_seconds", "stale_seconds", b"stale_seconds", "tags", b"tags", "ttl_seconds", b"ttl_seconds", "value", b"value", "value_bytes", b"value_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "absent", b"absent", "age_seconds", b"age_seconds", "idle_seconds", b"idle_seconds", "key", b"key", "load_seconds", b"load_seconds", "stale_if_error_seconds", b"stale_if_error_seconds", "stale_seconds", b"stale_seconds", "tags", b"tags", "ttl_seconds", b"ttl_seconds", "value", b"value", "value_bytes", b"value_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015

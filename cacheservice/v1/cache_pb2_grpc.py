@@ -80,6 +80,11 @@ class CacheServiceStub(object):
                 request_serializer=cacheservice_dot_v1_dot_cache__pb2.ExchangeRequest.SerializeToString,
                 response_deserializer=cacheservice_dot_v1_dot_cache__pb2.ExchangeResponse.FromString,
                 _registered_method=True)
+        self.ReleaseLease = channel.unary_unary(
+                '/cacheservice.v1.CacheService/ReleaseLease',
+                request_serializer=cacheservice_dot_v1_dot_cache__pb2.ReleaseLeaseRequest.SerializeToString,
+                response_deserializer=cacheservice_dot_v1_dot_cache__pb2.ReleaseLeaseResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/cacheservice.v1.CacheService/Watch',
                 request_serializer=cacheservice_dot_v1_dot_cache__pb2.WatchRequest.SerializeToString,
@@ -178,6 +183,13 @@ class CacheServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReleaseLease(self, request, context):
+        """Gives the lease on a key back, because its value could not be loaded, or is no longer wanted. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """Streams invalidations of the keys under the given prefixes, for near caches. Ends with UNAVAILABLE
         when the node drains; what happened until the next stream begins counts as a gap.
@@ -255,6 +267,11 @@ def add_CacheServiceServicer_to_server(servicer, server):
                     servicer.Exchange,
                     request_deserializer=cacheservice_dot_v1_dot_cache__pb2.ExchangeRequest.FromString,
                     response_serializer=cacheservice_dot_v1_dot_cache__pb2.ExchangeResponse.SerializeToString,
+            ),
+            'ReleaseLease': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseLease,
+                    request_deserializer=cacheservice_dot_v1_dot_cache__pb2.ReleaseLeaseRequest.FromString,
+                    response_serializer=cacheservice_dot_v1_dot_cache__pb2.ReleaseLeaseResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -521,6 +538,33 @@ class CacheService(object):
             '/cacheservice.v1.CacheService/Exchange',
             cacheservice_dot_v1_dot_cache__pb2.ExchangeRequest.SerializeToString,
             cacheservice_dot_v1_dot_cache__pb2.ExchangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseLease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cacheservice.v1.CacheService/ReleaseLease',
+            cacheservice_dot_v1_dot_cache__pb2.ReleaseLeaseRequest.SerializeToString,
+            cacheservice_dot_v1_dot_cache__pb2.ReleaseLeaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -81,6 +81,8 @@ class CacheServiceStub:
     atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
     tests/integration/go_client/main.go has an example in Go.
     """
+    ReleaseLease: _grpc.UnaryUnaryMultiCallable[_cache_pb2.ReleaseLeaseRequest, _cache_pb2.ReleaseLeaseResponse]
+    """Gives the lease on a key back, because its value could not be loaded, or is no longer wanted. Idempotent."""
     Watch: _grpc.UnaryStreamMultiCallable[_cache_pb2.WatchRequest, _cache_pb2.WatchResponse]
     """Streams invalidations of the keys under the given prefixes, for near caches. Ends with UNAVAILABLE
     when the node drains; what happened until the next stream begins counts as a gap.
@@ -130,6 +132,8 @@ class CacheServiceAsyncStub(CacheServiceStub):
     atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
     tests/integration/go_client/main.go has an example in Go.
     """
+    ReleaseLease: _aio.UnaryUnaryMultiCallable[_cache_pb2.ReleaseLeaseRequest, _cache_pb2.ReleaseLeaseResponse]  # type: ignore[assignment]
+    """Gives the lease on a key back, because its value could not be loaded, or is no longer wanted. Idempotent."""
     Watch: _aio.UnaryStreamMultiCallable[_cache_pb2.WatchRequest, _cache_pb2.WatchResponse]  # type: ignore[assignment]
     """Streams invalidations of the keys under the given prefixes, for near caches. Ends with UNAVAILABLE
     when the node drains; what happened until the next stream begins counts as a gap.
@@ -230,6 +234,14 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         atomic across keys. Ends with OK when the node drains: batches not answered by then were not done.
         tests/integration/go_client/main.go has an example in Go.
         """
+
+    @_abc_1.abstractmethod
+    def ReleaseLease(
+        self,
+        request: _cache_pb2.ReleaseLeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cache_pb2.ReleaseLeaseResponse, _abc.Awaitable[_cache_pb2.ReleaseLeaseResponse]]:
+        """Gives the lease on a key back, because its value could not be loaded, or is no longer wanted. Idempotent."""
 
     @_abc_1.abstractmethod
     def Watch(

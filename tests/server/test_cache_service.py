@@ -257,19 +257,6 @@ async def test_what_is_not_streamed_yet_says_so(channel: Any, stub: Any, rpc: st
     assert from_rpc_error(caught.value).metadata == {"rpc": rpc}
 
 
-@pytest.mark.parametrize(
-    ("rpc", "request_", "field"),
-    [
-        ("Get", pb.GetRequest(key="k", lease=pb.LeaseOptions()), "lease"),
-        ("Set", pb.SetRequest(key="k", lease_token=b"t"), "lease_token"),
-    ],
-)
-async def test_fields_that_are_not_served_yet_say_so(cache: Any, rpc: str, request_: Any, field: str) -> None:
-    error = await error_of(getattr(cache, rpc)(request_))
-    assert isinstance(error, Unimplemented)
-    assert error.metadata == {"field": field}
-
-
 async def test_stats(channel: grpc.aio.Channel) -> None:
     cache: Any = CacheServiceStub(channel)
     admin: Any = AdminServiceStub(channel)

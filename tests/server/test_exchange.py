@@ -327,7 +327,14 @@ class SlowBatches:
         self._waiting = 0
 
     def get(
-        self, keys: list[str], timeout_ms: int, *, values_only: bool, nearest: bool
+        self,
+        keys: list[str],
+        timeout_ms: int,
+        *,
+        values_only: bool,
+        nearest: bool,
+        lease: bool,
+        wait_ms: int,
     ) -> Reads | Callable[[], Awaitable[Reads]]:
         answer = Reads([int(GetOutcome.MISS)] * len(keys), [b""] * len(keys))
         return partial(self._later, answer) if keys == ["slow"] else answer

@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheservice.store import Entry, pack, unpack, version_of
+from cacheservice.store import (
+    Entry,
+    Freshness,
+    freshness,
+    is_absent,
+    load_ms_of,
+    pack,
+    ttl_of,
+    unpack,
+    value_of,
+    version_of,
+)
 from cacheservice.store.entry import FLAGS, MAX_TIME, dead_at, dead_before, tags_of
 
 NEVER = 2**64 - 1
@@ -19,6 +30,8 @@ ENTRIES = st.builds(
     stale_ms=st.integers(0, 2**50),
     load_ms=st.integers(0, 2**50),
     tags=st.lists(TAGS).map(tuple),
+    stale_if_error_ms=st.integers(0, 2**50),
+    absent=st.booleans(),
 )
 NEAR = st.integers(1, 300)
 """Times whose comparison may go wrong at the border of a byte."""
@@ -30,7 +43,10 @@ def test_packing_loses_nothing(entry: Entry) -> None:
     assert unpack(packed) == entry
     assert version_of(packed) == entry.version
     assert tags_of(packed) == entry.tags
-    assert dead_at(packed) == (entry.expires + entry.stale_ms if entry.expires else NEVER)
+    assert dead_at(packed) == (entry.expires + entry.kept_ms if entry.expires else NEVER)
+    assert is_absent(packed) is entry.absent
+    assert load_ms_of(packed) == entry.load_ms
+    assert value_of(packed) == entry.value
 
 
 @given(ENTRIES, st.one_of(NEAR, TIMES))
@@ -46,6 +62,28 @@ def test_an_entry_dies_at_the_end_of_its_stale_window_to_the_millisecond(
     packed = pack(Entry(value, 1, 0, expires, stale_ms))
     assert not packed < dead_before(expires + stale_ms)
     assert packed < dead_before(expires + stale_ms + 1)
+
+
+@pytest.mark.parametrize(
+    ("stale_ms", "stale_if_error_ms", "expected"),
+    [
+        (0, 5, "FFKKKKK"),
+        (5, 0, "FFSSSSS"),
+        (2, 5, "FFSSKKK"),
+        (5, 2, "FFSSSSS"),
+    ],
+)
+def test_an_entry_is_fresh_then_stale_then_kept(stale_ms: int, stale_if_error_ms: int, expected: str) -> None:
+    packed = pack(Entry(b"v", 1, 0, 2, stale_ms, stale_if_error_ms=stale_if_error_ms))
+    assert dead_at(packed) == 7
+    assert "".join(freshness(packed, now).name[0] for now in range(7)) == expected
+    assert [ttl_of(packed, now) for now in range(7)] == [2, 1, 0, 0, 0, 0, 0]
+
+
+def test_what_never_expires_is_always_fresh() -> None:
+    packed = pack(Entry(b"v", 1, 0, 0, 5, stale_if_error_ms=5))
+    assert freshness(packed, MAX_TIME) is Freshness.FRESH
+    assert ttl_of(packed, MAX_TIME) == 0
 
 
 def test_what_never_expires_is_not_dead_at_the_last_moment_there_is() -> None:
