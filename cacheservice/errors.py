@@ -21,6 +21,7 @@
     │   ├── OutcomeUnknown      the owner went away while it may have been at work
     │   └── NotReady            the node has not joined its cluster yet; another one can answer
     ├── DeadlineExceeded        the caller's time is up
+    ├── LoadFailed              another caller could not load the value; try again after retry_after_ms
     ├── Unimplemented           part of the contract that this version does not serve
     └── InternalError           a defect; the node's log has the details
 
@@ -137,6 +138,10 @@ class NotReady(Unavailable):
 
 class DeadlineExceeded(CacheServiceError):
     reason = "DEADLINE_EXCEEDED"
+
+
+class LoadFailed(CacheServiceError):
+    reason = "LOAD_FAILED"
 
 
 class Unimplemented(CacheServiceError):

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from asyncio import Future
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cacheservice.client.results import SetResult
 from cacheservice.errors import (
@@ -26,6 +26,29 @@ _NO_ANSWER = (Unavailable, NoOwnerReachable, NotReady, WrongOwner)
 
 Times = tuple[float, float]
 """Until when the callers wait; and when another node is tried, if the one asked has not answered by then."""
+
+
+class Found(NamedTuple):
+    """What a read finds that would load what is missing."""
+
+    value: bytes | None
+    """None also when it is known that there is none."""
+    is_answer: bool
+    """Whether that may be served."""
+    token: bytes = b""
+    """Of the lease; empty when it was not given."""
+    failure: pb.LoadFailure | None = None
+    """Why nobody is to load the value now."""
+
+    @classmethod
+    def of(cls, response: pb.GetResponse) -> Found:
+        failure = response.load_failure if response.HasField("load_failure") else None
+        is_answer = response.outcome != pb.GET_OUTCOME_MISS
+        has_value = response.outcome in _WITH_VALUE
+        return cls(response.value if has_value else None, is_answer, response.lease_token, failure)
+
+
+_WITH_VALUE = (pb.GET_OUTCOME_HIT, pb.GET_OUTCOME_STALE)
 
 
 class Waiting(Protocol):
@@ -235,6 +258,11 @@ class Reads(Batch):
         super().__init__(keys, waiting, times)
         self.nearest = nearest
 
+    def joins(self, other: Batch) -> bool:
+        """Whether both may be one batch, for neither has been sent before, and they ask for the same."""
+        is_like = isinstance(other, Reads) and type(other) is type(self) and other.nearest is self.nearest
+        return is_like and not (self.tried or other.tried)
+
     def _fill(self, request: pb.ExchangeRequest) -> None:
         request.get.values_only = True
         if self.nearest:
@@ -246,21 +274,42 @@ class Reads(Batch):
         if all(values):
             return values
         return [
-            None if outcome == pb.GET_OUTCOME_MISS else value
+            value if outcome in _WITH_VALUE else None
             for outcome, value in zip(response.get.outcomes, values, strict=True)
         ]
 
-    @classmethod
-    def joined(cls, batches: Sequence[Reads]) -> Reads:
-        """The reads of all the batches, none of which has been sent before, and all with one preference."""
+    @staticmethod
+    def joined(batches: Sequence[Reads]) -> Reads:
+        """The reads of all the batches, each of which joins the first."""
         if len(batches) == 1:
             return batches[0]
         waiting = Several([(batch.waiting, len(batch.keys)) for batch in batches])
         keys = [key for batch in batches for key in batch.keys]
-        return cls(keys, waiting, min(batch.times for batch in batches), batches[0].nearest)
+        return type(batches[0])(keys, waiting, min(batch.times for batch in batches), batches[0].nearest)
 
     def _columns(self, rows: Sequence[int], waiting: Waiting) -> Batch:
-        return Reads([self.keys[row] for row in rows], waiting, self.times, self.nearest)
+        return type(self)([self.keys[row] for row in rows], waiting, self.times, self.nearest)
+
+
+class LeasedReads(Reads):
+    """Reads of callers who would load what is missing. Results: a Found."""
+
+    __slots__ = ()
+
+    def _fill(self, request: pb.ExchangeRequest) -> None:
+        super()._fill(request)
+        request.get.lease.SetInParent()
+
+    def results(self, response: pb.ExchangeResponse) -> list[Any]:
+        found = [
+            Found(value if outcome in _WITH_VALUE else None, outcome != pb.GET_OUTCOME_MISS)
+            for outcome, value in zip(response.get.outcomes, response.get.values, strict=True)
+        ]
+        for lease in response.get.leases:
+            found[lease.index] = found[lease.index]._replace(token=lease.token)
+        for at in response.get.load_failures:
+            found[at.index] = found[at.index]._replace(failure=at.failure)
+        return found
 
 
 class Writes(Batch):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from cacheservice.client.arguments import (
     checked_int64,
@@ -17,13 +18,17 @@ from cacheservice.client.arguments import (
     checked_value,
     is_nearest,
 )
-from cacheservice.client.batch import Times
+from cacheservice.client.batch import Found, Times
+from cacheservice.client.cached import Arguments, Cached, KeyTemplates
 from cacheservice.client.channel import NodeStubs
 from cacheservice.client.exchange import Exchange
+from cacheservice.client.loads import Loads
 from cacheservice.client.nodes import Nodes
+from cacheservice.client.read_through import ReadThrough, loaded_on
 from cacheservice.client.results import Invalidated, Lookup, Outcome, SetResult
 from cacheservice.client.scan import Scan
 from cacheservice.client.topology import Placement, TopologyWatch
+from cacheservice.client.write_behind import WriteBehind
 from cacheservice.errors import CacheServiceError
 from cacheservice.v1 import cache_pb2 as pb
 
@@ -86,6 +91,11 @@ class Client:
         self._nearest = is_nearest(read_preference)
         self._watch = TopologyWatch(lambda: self.nodes.addresses, self.nodes.at, self._place, zone)
         self._opened: Exchange | None = None
+        self.read_through = ReadThrough(
+            Loads(self._read_leased, self._call_owner),
+            lambda _, value: checked_value(value),
+            lambda _, value: value,
+        )
 
     async def __aenter__(self) -> Client:
         return self
@@ -97,6 +107,7 @@ class Client:
 
     async def close(self) -> None:
         """Closes all connections. Calls under way end with an error."""
+        await self.read_through.close()
         if self._opened is not None:
             await self._opened.close()
         await self._watch.close()
@@ -122,6 +133,21 @@ class Client:
         """The response of a call of its own, from any node; best the one at the address `first`."""
         self._learn()
         return await self.nodes.call(rpc, repeatable=repeatable, first=first)
+
+    async def _read_leased(self, keys: list[str]) -> dict[str, Found]:
+        return await self._exchange.read_leased(keys, self._exchange.times())
+
+    async def _call_owner(
+        self,
+        rpc: Callable[[NodeStubs, float], Awaitable[Any]],
+        key: str,
+        repeatable: bool,
+        longer: float,
+    ) -> Any:
+        self._learn()
+        return await self.nodes.call(
+            rpc, repeatable=repeatable, timeout=self._timeout + longer, first=self._owner(key)
+        )
 
     def _owner(self, key: str) -> str | None:
         """The address of the key's first owner, as far as it is known."""
@@ -286,6 +312,132 @@ class Client:
 
         await self._by_parts(_parts(checked_keys(keys), _AT_A_TIME), remove, times)
         return removed
+
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Callable[[str], Awaitable[Any]],
+        *,
+        ttl: float = 0,
+        stale: float = 0,
+        stale_if_error: float = 0,
+        absent_ttl: float = 0,
+        tags: Sequence[str] = (),
+        wait: float = 10.0,
+    ) -> Any:
+        """The value, which `loader` gives, and which is cached then, when there is none.
+
+            user = await cache.get_or_load("user:1", load_user, ttl=60, stale=30)
+
+        Of all callers in all processes one loads a key at a time; the others wait up to `wait` seconds, and
+        then raise DeadlineExceeded. For `stale` seconds past its `ttl` the old value is given while one
+        caller loads the new one, and for `stale_if_error` seconds when that fails. A value that takes long to
+        load is loaded anew a little before it expires. None from the loader means that there is no such
+        value, and is cached for `absent_ttl` seconds. 0 stands for what the key's namespace says.
+
+        What is invalidated during the load is not cached. Raises what the loader raises, in this process; in
+        others LoadFailed. While no node can be reached, the loader is called once a time in each process.
+        """
+
+        async def load_one(keys: list[str]) -> dict[str, Any]:
+            return {keys[0]: await loader(keys[0])}
+
+        terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tags)
+        return (await self.read_through.get([checked_key(key)], load_one, terms, wait))[key]
+
+    async def get_or_load_many(
+        self,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Awaitable[Mapping[str, Any]]],
+        *,
+        ttl: float = 0,
+        stale: float = 0,
+        stale_if_error: float = 0,
+        absent_ttl: float = 0,
+        tags: Sequence[str] = (),
+        wait: float = 10.0,
+    ) -> dict[str, Any]:
+        """As `get_or_load`, with one call of the loader for all the keys that are this caller's to load.
+
+        Keys that the loader gives no value for have none; they are not in the result.
+        """
+        terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tags)
+        found: dict[str, Any] = {}
+        for part in _parts(checked_keys(keys), _AT_A_TIME):
+            found |= await self.read_through.get(part, loader, terms, wait)
+        return {key: value for key, value in found.items() if value is not None}
+
+    def cached(
+        self,
+        key: str,
+        *,
+        ttl: float = 0,
+        stale: float = 0,
+        stale_if_error: float = 0,
+        absent_ttl: float = 0,
+        tags: Sequence[str] = (),
+        wait: float = 10.0,
+    ) -> Callable[[Callable[Arguments, Awaitable[Any]]], Cached[Arguments, Awaitable[Any], Awaitable[bool]]]:
+        """Caches what an async function gives, under a key that is made from its arguments.
+
+            @cache.cached("user:{user_id}", ttl=60, tags=("org:{org_id}",))
+            async def user(org_id: int, user_id: int) -> bytes: ...
+
+        The rest is as of `get_or_load`; `await user.invalidate(1, 2)` removes what is cached for those
+        arguments. Names in braces are the function's parameters, put in as str() shows them.
+        """
+
+        terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, ())
+
+        async def read(key: str, tags: tuple[str, ...], call: Callable[[], Awaitable[Any]]) -> Any:
+            async def load(keys: list[str]) -> dict[str, Any]:
+                return {keys[0]: await call()}
+
+            found = await self.read_through.get([checked_key(key)], load, replace(terms, tags=tags), wait)
+            return found[key]
+
+        def decorate(
+            function: Callable[Arguments, Awaitable[Any]],
+        ) -> Cached[Arguments, Awaitable[Any], Awaitable[bool]]:
+            return Cached(function, KeyTemplates.of(function, key, tags), read, self.delete)
+
+        return decorate
+
+    async def write_through(
+        self,
+        key: str,
+        value: Any,
+        writer: Callable[[str, Any], Awaitable[object]],
+        *,
+        ttl: float = 0,
+        stale: float = 0,
+        stale_if_error: float = 0,
+        tags: Sequence[str] = (),
+    ) -> None:
+        """Has `writer` write the value to its origin, and caches it then.
+
+        Whoever reads meanwhile by `get_or_load` waits for it. When another caller writes or invalidates the
+        key at the same time, the key is removed instead, since nobody here knows who came last. Raises what
+        the writer raises, and the cache's errors when the old value could not be removed; nothing is written
+        then.
+        """
+        terms = loaded_on(ttl, stale, stale_if_error, 0, tags)
+        await self.read_through.write(checked_key(key), value, writer, terms, self.delete)
+
+    def write_behind(
+        self,
+        writer: Callable[[Mapping[str, Any]], Awaitable[object]],
+        *,
+        ttl: float = 0,
+        max_pending: int = 10_000,
+        max_batch: int = 100,
+    ) -> WriteBehind:
+        """Caches values at once and has `writer` write them to their origin a little later, many at a time.
+
+        async with cache.write_behind(save_all) as behind:
+            await behind.set("counter:1", b"17")
+        """
+        return WriteBehind(lambda key, value: self.set(key, value, ttl), writer, max_pending, max_batch)
 
     async def touch(self, key: str, ttl: float) -> bool:
         """Gives the entry `ttl` more seconds from now; whether there was one."""

@@ -6,7 +6,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from cacheservice.client.batch import Batch, Caller, Reads, Removals, Times, Writes, is_no_answer
+from cacheservice.client.batch import (
+    Batch,
+    Caller,
+    Found,
+    LeasedReads,
+    Reads,
+    Removals,
+    Times,
+    Writes,
+    is_no_answer,
+)
 from cacheservice.client.lane import Lane
 from cacheservice.client.nodes import Nodes
 from cacheservice.client.results import SetResult
@@ -69,6 +79,14 @@ class Exchange:
         for lane, rows in self._by_lane(keys, nearest=nearest).items():
             for some in _chunks(rows):
                 lane.add(Reads(_picked(keys, some), caller, times, nearest))
+        return caller.future
+
+    def read_leased(self, keys: list[str], times: Times) -> asyncio.Future[dict[str, Found]]:
+        """What is found of the distinct keys, with the leases of what is to be loaded."""
+        caller = self._caller(keys)
+        for lane, rows in self._by_lane(keys).items():
+            for some in _chunks(rows):
+                lane.add(LeasedReads(_picked(keys, some), caller, times))
         return caller.future
 
     def write_many(

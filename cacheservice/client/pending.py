@@ -168,7 +168,7 @@ class Pending:
         reads, size = [first], len(first.keys)
         while self._large and size + len(self._large[0].keys) <= most:
             batch = self._large[0]
-            if not isinstance(batch, Reads) or batch.tried or batch.nearest is not first.nearest:
+            if not (isinstance(batch, Reads) and first.joins(batch)):
                 break
             reads.append(batch)
             size += len(batch.keys)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar, overload
 from weakref import finalize
 
-from cacheservice.client import forking
+from cacheservice.client import forking, sync_read_through
+from cacheservice.client.arguments import checked_key, checked_keys
 from cacheservice.client.background import Background, Call
+from cacheservice.client.cached import Arguments, Cached, KeyTemplates
 from cacheservice.client.client import Client, ReadPreference, Routing
+from cacheservice.client.loads import Terms
+from cacheservice.client.read_through import ReadThrough, loaded_on
 from cacheservice.client.results import Invalidated, Lookup, SetResult
 from cacheservice.client.scan import SyncScan
 
@@ -117,6 +122,83 @@ class SyncClient:
         doomed = list(keys)
         return self._run(lambda cache: cache.delete_many(doomed))
 
+    def get_or_load(
+        self,
+        key: str,
+        loader: Callable[[str], Any],
+        *,
+        ttl: float = 0,
+        stale: float = 0,
+        stale_if_error: float = 0,
+        absent_ttl: float = 0,
+        tags: Sequence[str] = (),
+        wait: float = 10.0,
+    ) -> Any:
+        """The loader runs in the calling thread, also to load anew what is still good enough for others."""
+        terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tags)
+        return self._loaded(checked_key(key), lambda: loader(key), terms, wait)
+
+    def get_or_load_many(
+        self,
+        keys: Iterable[str],
+        loader: Callable[[list[str]], Mapping[str, Any]],
+        *,
+        ttl: float = 0,
+        stale: float = 0,
+        stale_if_error: float = 0,
+        absent_ttl: float = 0,
+        tags: Sequence[str] = (),
+        wait: float = 10.0,
+    ) -> dict[str, Any]:
+        """The loader runs in the calling thread, also to load anew what is still good enough for others."""
+        terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tags)
+        found = sync_read_through.get(self._step, checked_keys(keys), loader, terms, wait)
+        return {key: value for key, value in found.items() if value is not None}
+
+    def cached(
+        self,
+        key: str,
+        *,
+        ttl: float = 0,
+        stale: float = 0,
+        stale_if_error: float = 0,
+        absent_ttl: float = 0,
+        tags: Sequence[str] = (),
+        wait: float = 10.0,
+    ) -> Callable[[Callable[Arguments, Any]], Cached[Arguments, Any, bool]]:
+        terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, ())
+
+        def read(key: str, tags: tuple[str, ...], call: Callable[[], Any]) -> Any:
+            return self._loaded(checked_key(key), call, replace(terms, tags=tags), wait)
+
+        def decorate(function: Callable[Arguments, Any]) -> Cached[Arguments, Any, bool]:
+            return Cached(function, KeyTemplates.of(function, key, tags), read, self.delete)
+
+        return decorate
+
+    def write_through(
+        self,
+        key: str,
+        value: Any,
+        writer: Callable[[str, Any], object],
+        *,
+        ttl: float = 0,
+        stale: float = 0,
+        stale_if_error: float = 0,
+        tags: Sequence[str] = (),
+    ) -> None:
+        """The writer runs in the calling thread."""
+        terms = loaded_on(ttl, stale, stale_if_error, 0, tags)
+        key = checked_key(key)
+        load = self._run(lambda cache: cache.read_through.begin_write(key, cache.delete))
+        try:
+            writer(key, value)
+        except BaseException:
+            if load is not None:
+                self._step(lambda steps: steps.give_up([load], None))
+            raise
+        self._run(lambda cache: cache.read_through.end_write(load, key, value, terms, cache.delete))
+
     def touch(self, key: str, ttl: float) -> bool:
         return self._run(lambda cache: cache.touch(key, ttl))
 
@@ -131,6 +213,12 @@ class SyncClient:
 
     def scan(self, prefix: str = "", *, values: bool = False) -> SyncScan:
         return SyncScan(lambda request: self._run(lambda cache: cache.scan_page(request)), prefix, values)
+
+    def _loaded(self, key: str, call: Callable[[], Any], terms: Terms, wait: float) -> Any:
+        return sync_read_through.get(self._step, [key], lambda _: {key: call()}, terms, wait)[key]
+
+    def _step(self, step: Callable[[ReadThrough], Coroutine[Any, Any, Result]]) -> Result:
+        return self._run(lambda cache: step(cache.read_through))
 
     def _run(self, start: Callable[[Client], Coroutine[Any, Any, Result]]) -> Result:
         call = Call(start)

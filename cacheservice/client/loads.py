@@ -1,0 +1,284 @@
+"""Who loads what is missing: the leases of this process, those who wait for others', and the fills."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from cacheservice.client.batch import Found
+from cacheservice.client.channel import NodeStubs
+from cacheservice.errors import (
+    CacheServiceError,
+    DeadlineExceeded,
+    LoadFailed,
+    ResourceExhausted,
+    Unavailable,
+    shown,
+)
+from cacheservice.limits import MAX_BATCH
+from cacheservice.v1 import cache_pb2 as pb
+from cacheservice.wire import from_status
+
+_log = logging.getLogger(__name__)
+
+MAX_ERROR_BYTES = 1_024
+WAIT_AT_A_TIME_SECONDS = 5.0
+"""A call that waits for another process is made anew after so long."""
+
+_NO_CACHE = (Unavailable, DeadlineExceeded, ResourceExhausted)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How loaded values are cached. Times in milliseconds; 0 is what the namespace says."""
+
+    ttl_ms: int = 0
+    stale_ms: int = 0
+    stale_if_error_ms: int = 0
+    absent_ttl_ms: int = 0
+    tags: tuple[str, ...] = ()
+
+
+class Ended(NamedTuple):
+    """How a load of this process ended that did not fail."""
+
+    value: bytes | None
+    """None when there is no such value."""
+    is_outdated: bool
+    """Whether the key was written, removed or invalidated meanwhile: who reads from now on must not get
+    it."""
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """The duty to load the value of a key, and then to `finish` it or to `fail`."""
+
+    key: str
+    token: bytes
+    """Empty when the cache cannot be reached, and will not get the value either."""
+    current: Found | None
+    """An entry that is still good enough for those who read it now; None when there is none."""
+    done: asyncio.Future[Ended]
+    began: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(slots=True)
+class Acquired:
+    """What was found of some keys, and what is to be done about the others."""
+
+    found: dict[str, bytes | None] = field(default_factory=dict)
+    loads: list[Load] = field(default_factory=list)
+    awaited: list[str] = field(default_factory=list)
+    """Others are loading these."""
+    failed: list[LoadFailed] = field(default_factory=list)
+
+
+ReadLeased = Callable[[list[str]], Awaitable[dict[str, Found]]]
+"""Reads keys, and takes the leases of what is to be loaded."""
+
+CallOwner = Callable[[Callable[[NodeStubs, float], Awaitable[Any]], str, bool, float], Awaitable[Any]]
+"""Calls a node, best the owner of a key. Also given whether the call may be repeated, and how many seconds
+longer than others it may take."""
+
+
+class Loads:
+    """The loads of one client; for one event loop. A key has one at a time in this process."""
+
+    def __init__(self, read_leased: ReadLeased, call_owner: CallOwner) -> None:
+        self._read_leased = read_leased
+        self._call_owner = call_owner
+        self._under_way: dict[str, Load] = {}
+        self._waits: dict[str, asyncio.Task[Found]] = {}
+        self._claimed: set[asyncio.Task[Found]] = set()
+
+    async def acquire(self, keys: list[str]) -> Acquired:
+        """Reads the distinct keys, and takes the leases of what is to be loaded.
+
+        While no node answers, values are loaded without leases, once in this process.
+        """
+        acquired = Acquired()
+        try:
+            reads = await self._read_leased(keys)
+        except _NO_CACHE as error:
+            _log.debug("loading without the cache: %s", error)
+            for key in keys:
+                if key in self._under_way:
+                    acquired.awaited.append(key)
+                else:
+                    acquired.loads.append(self._begin(key, b"", None))
+            return acquired
+        for key, found in reads.items():
+            if found.token:
+                acquired.loads.append(self._begin(key, found.token, found if found.is_answer else None))
+            elif found.is_answer:
+                acquired.found[key] = found.value
+            elif found.failure is not None:
+                acquired.failed.append(_failed(key, found.failure))
+            else:
+                acquired.awaited.append(key)
+        return acquired
+
+    async def wait(self, key: str, seconds: float) -> bytes | Load | None:
+        """The value that others are loading, in this process or elsewhere; or the lease, if they did not.
+
+        Raises what their loader raised: itself if it was in this process, else LoadFailed. DeadlineExceeded
+        when they take longer than `seconds`.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while (left := deadline - loop.time()) > 0:
+            load = self._under_way.get(key)
+            if load is not None:
+                await asyncio.wait((load.done,), timeout=left)
+                if load.done.done() and not (ended := load.done.result()).is_outdated:
+                    return ended.value
+                continue
+            wait = self._waits.get(key)
+            if wait is None:
+                wait = self._waits[key] = asyncio.create_task(self._wait_elsewhere(key, left))
+            done, _ = await asyncio.wait((wait,), timeout=left)
+            if not done:
+                break
+            try:
+                found = wait.result()
+            except _NO_CACHE as error:
+                _log.debug("loading without the cache: %s", error)
+                if key in self._under_way:
+                    continue
+                return self._begin(key, b"", None)
+            if found.token and wait not in self._claimed:
+                self._claimed.add(wait)
+                wait.add_done_callback(self._claimed.discard)
+                return self._begin(key, found.token, found if found.is_answer else None)
+            if found.is_answer:
+                return found.value
+            if found.failure is not None:
+                raise _failed(key, found.failure)
+        raise DeadlineExceeded(f"others are loading {shown(key)} for longer than {seconds:g} s")
+
+    async def finish(self, loads: Sequence[Load], values: Iterable[bytes | None], terms: Terms) -> None:
+        """Fills in what was loaded, None where there is no such value; whoever waits for it has it then."""
+        loaded = list(zip(loads, values, strict=True))
+        outdated: set[str] = set()
+        with_token = [(load, value) for load, value in loaded if load.token]
+        for start in range(0, len(with_token), MAX_BATCH):
+            outdated |= await self._fill(with_token[start : start + MAX_BATCH], terms)
+        for load, value in loaded:
+            self._end(load)
+            if not load.done.done():
+                load.done.set_result(Ended(value, load.key in outdated))
+
+    async def fail(self, load: Load, error: BaseException | None) -> Found | None:
+        """Gives the lease back because the load failed, or because nobody wants it any longer (None).
+
+        The entry to go on with, if there is one; whoever waits in this process gets that too, or the error.
+        """
+        told = "" if error is None else _cut(f"{type(error).__name__}: {error}")
+        request = pb.ReleaseLeaseRequest(key=load.key, lease_token=load.token, error=told)
+        fallback = None
+        if load.token:
+            try:
+                response = await self._call_owner(
+                    lambda node, timeout: node.cache.ReleaseLease(request, timeout=timeout), load.key, True, 0
+                )
+                fallback = Found.of(response.fallback) if response.HasField("fallback") else None
+            except CacheServiceError as failure:
+                _log.debug("the lease of %s was not given back: %s", shown(load.key), failure)
+        self._end(load)
+        if load.done.done():
+            return fallback
+        if fallback is not None:
+            load.done.set_result(Ended(fallback.value, is_outdated=False))
+        elif error is None:
+            load.done.cancel()
+        else:
+            load.done.set_exception(error)
+            load.done.exception()
+        return fallback
+
+    async def close(self) -> None:
+        """Ends what waits."""
+        for wait in self._waits.values():
+            wait.cancel()
+        if self._waits:
+            await asyncio.wait(self._waits.values())
+
+    def _begin(self, key: str, token: bytes, current: Found | None) -> Load:
+        load = Load(key, token, current, asyncio.get_running_loop().create_future())
+        self._under_way[key] = load
+        return load
+
+    def _end(self, load: Load) -> None:
+        if self._under_way.get(load.key) is load:
+            del self._under_way[load.key]
+
+    async def _wait_elsewhere(self, key: str, seconds: float) -> Found:
+        try:
+            seconds = min(seconds, WAIT_AT_A_TIME_SECONDS)
+            request = pb.GetRequest(key=key, lease=pb.LeaseOptions(wait_ms=max(1, round(seconds * 1_000))))
+            response = await self._call_owner(
+                lambda node, timeout: node.cache.Get(request, timeout=timeout), key, True, seconds
+            )
+            return Found.of(response)
+        finally:
+            del self._waits[key]
+
+    async def _fill(self, loaded: Sequence[tuple[Load, bytes | None]], terms: Terms) -> set[str]:
+        """The keys whose values are outdated already, and were refused. That others could not be filled in
+        is not their callers' concern."""
+        now = time.perf_counter()
+        requests = [_fill_request(load, value, now, terms) for load, value in loaded]
+        first = loaded[0][0].key
+        try:
+            if len(requests) == 1:
+                answer = await self._call_owner(
+                    lambda node, timeout: node.cache.Set(requests[0], timeout=timeout), first, False, 0
+                )
+                answers = [answer]
+            else:
+                request = pb.BatchSetRequest(requests=requests)
+                batch = await self._call_owner(
+                    lambda node, timeout: node.cache.BatchSet(request, timeout=timeout), first, False, 0
+                )
+                answers = [result.response for result in batch.results]
+                for result in batch.results:
+                    if result.HasField("error"):
+                        _log.debug("not filled in: %s", from_status(result.error))
+        except CacheServiceError as error:
+            _log.debug("%d values were not filled in: %s", len(requests), error)
+            return set()
+        return {
+            request.key
+            for request, answer in zip(requests, answers, strict=True)
+            if answer.reason == pb.NOT_STORED_REASON_LEASE_VOID
+        }
+
+
+def _fill_request(load: Load, value: bytes | None, now: float, terms: Terms) -> pb.SetRequest:
+    if value is None:
+        return pb.SetRequest(
+            key=load.key, lease_token=load.token, absent=True, ttl_seconds=terms.absent_ttl_ms / 1_000
+        )
+    return pb.SetRequest(
+        key=load.key,
+        value=value,
+        ttl_seconds=terms.ttl_ms / 1_000,
+        stale_seconds=terms.stale_ms / 1_000,
+        stale_if_error_seconds=terms.stale_if_error_ms / 1_000,
+        load_seconds=now - load.began,
+        tags=terms.tags,
+        lease_token=load.token,
+    )
+
+
+def _failed(key: str, failure: pb.LoadFailure) -> LoadFailed:
+    why = failure.error or "its loader was never heard of again"
+    return LoadFailed(f"{shown(key)} could not be loaded: {why}", retry_after_ms=str(failure.retry_after_ms))
+
+
+def _cut(text: str) -> str:
+    return text.encode(errors="replace")[:MAX_ERROR_BYTES].decode(errors="ignore")
