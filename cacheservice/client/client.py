@@ -43,6 +43,7 @@ _OUTCOMES = {
     pb.GET_OUTCOME_HIT: Outcome.HIT,
     pb.GET_OUTCOME_MISS: Outcome.MISS,
     pb.GET_OUTCOME_STALE: Outcome.STALE,
+    pb.GET_OUTCOME_ABSENT: Outcome.ABSENT,
 }
 _AT_A_TIME = 20_000
 """Keys of one call that are under way at a time."""
@@ -506,7 +507,7 @@ def _lookup(response: pb.GetResponse) -> Lookup:
     outcome = _OUTCOMES[response.outcome]
     return Lookup(
         outcome,
-        None if outcome is Outcome.MISS else response.value,
+        response.value if outcome.has_value else None,
         response.version,
         response.ttl_seconds,
         response.age_seconds,

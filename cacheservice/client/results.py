@@ -13,6 +13,12 @@ class Outcome(Enum):
     HIT = "hit"
     MISS = "miss"
     STALE = "stale"
+    ABSENT = "absent"
+    """No value, and it is known that its origin has none either."""
+
+    @property
+    def has_value(self) -> bool:
+        return self in (Outcome.HIT, Outcome.STALE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +27,7 @@ class Lookup:
 
     outcome: Outcome
     value: bytes | None
-    """None on a MISS alone."""
+    """None on a MISS, and when it is ABSENT."""
     version: int
     ttl: float
     """Until it expires; 0 when it never does."""
@@ -36,7 +42,7 @@ class Lookup:
 
     @property
     def found(self) -> bool:
-        return self.outcome is not Outcome.MISS
+        return self.outcome.has_value
 
     @property
     def stale(self) -> bool:
@@ -82,5 +88,7 @@ class EntryInfo:
     load: float
     """That its value took to load, as its writer said."""
     tags: tuple[str, ...]
+    absent: bool
+    """Whether it says that its origin has no such value."""
     value: bytes | None
-    """None unless values were asked for."""
+    """None unless values were asked for, and when it is absent."""

@@ -75,5 +75,6 @@ def _entry_info(entry: pb.EntryInfo) -> EntryInfo:
         entry.stale_seconds,
         entry.load_seconds,
         tuple(entry.tags),
-        entry.value if entry.HasField("value") else None,
+        entry.absent,
+        entry.value if entry.HasField("value") and not entry.absent else None,
     )
