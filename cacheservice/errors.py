@@ -5,6 +5,7 @@
     ├── FailedPrecondition
     │   ├── NotACounter         Increment of a value that is no decimal int64
     │   ├── CounterOverflow     Increment beyond int64
+    │   ├── UndecodableValue    the reader's codec cannot have written the entry's value
     │   ├── ClusterIdMismatch   the caller means another cluster
     │   ├── ClusterSettingsMismatch  the caller would compute another ring
     │   ├── NodeIdMismatch      the caller means another node
@@ -66,6 +67,12 @@ class NotACounter(FailedPrecondition):
 
 class CounterOverflow(FailedPrecondition):
     reason = "COUNTER_OVERFLOW"
+
+
+class UndecodableValue(FailedPrecondition):
+    """Raised by the client, for the key in its metadata; `__cause__` is the error of the codec."""
+
+    reason = "UNDECODABLE_VALUE"
 
 
 class ClusterIdMismatch(FailedPrecondition):

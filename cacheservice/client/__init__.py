@@ -1,16 +1,21 @@
 """The client for Python applications."""
 
 from cacheservice.client.client import Client
+from cacheservice.client.codecs import Codec, JsonCodec, MsgspecCodec, PickleCodec
 from cacheservice.client.results import EntryInfo, Invalidated, Lookup, Outcome, SetResult
 from cacheservice.client.scan import Scan, SyncScan
 from cacheservice.client.sync_client import SyncClient
 
 __all__ = [
     "Client",
+    "Codec",
     "EntryInfo",
     "Invalidated",
+    "JsonCodec",
     "Lookup",
+    "MsgspecCodec",
     "Outcome",
+    "PickleCodec",
     "Scan",
     "SetResult",
     "SyncClient",

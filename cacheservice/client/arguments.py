@@ -46,12 +46,6 @@ def checked_text(name: str, text: str) -> str:
     return text
 
 
-def checked_value(value: bytes) -> bytes:
-    if not isinstance(value, bytes):
-        raise TypeError(f"a value must be bytes, not {type(value).__name__}")
-    return value
-
-
 def checked_milliseconds(name: str, seconds: float) -> int:
     """The time in milliseconds, of which any time above 0 has at least one."""
     if seconds == 0:

@@ -22,7 +22,7 @@ class Call(Generic[Result]):
 
     __slots__ = ("_error", "_finished", "_result", "start")
 
-    def __init__(self, start: Callable[[Client], Coroutine[Any, Any, Result]]) -> None:
+    def __init__(self, start: Callable[[Client[Any]], Coroutine[Any, Any, Result]]) -> None:
         self.start = start
         self._finished = threading.Lock()
         self._finished.acquire()
@@ -47,7 +47,7 @@ class Call(Generic[Result]):
 class Background:
     """Runs calls of many threads on one loop; those that come while it is busy begin together."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client[Any]) -> None:
         self._client = client
         self._lock = threading.Lock()
         self._waiting: deque[Call[Any]] = deque()

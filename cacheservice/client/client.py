@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from cacheservice.client.arguments import (
     checked_int64,
@@ -15,12 +15,12 @@ from cacheservice.client.arguments import (
     checked_text,
     checked_uint32,
     checked_uint64,
-    checked_value,
     is_nearest,
 )
 from cacheservice.client.batch import Found, Times
 from cacheservice.client.cached import Arguments, Cached, KeyTemplates
 from cacheservice.client.channel import NodeStubs
+from cacheservice.client.codecs import Codec, Value
 from cacheservice.client.exchange import Exchange
 from cacheservice.client.loads import Loads
 from cacheservice.client.nodes import Nodes
@@ -28,6 +28,7 @@ from cacheservice.client.read_through import ReadThrough, loaded_on
 from cacheservice.client.results import Invalidated, Lookup, Outcome, SetResult
 from cacheservice.client.scan import Scan
 from cacheservice.client.topology import Placement, TopologyWatch
+from cacheservice.client.values import Values
 from cacheservice.client.write_behind import WriteBehind
 from cacheservice.errors import CacheServiceError
 from cacheservice.v1 import cache_pb2 as pb
@@ -52,7 +53,7 @@ _MAX_ON_STREAM = 1024 * 1024
 MAX_TIMEOUT_SECONDS = 3_600.0
 
 
-class Client:
+class Client(Generic[Value]):
     """A cache cluster, reached through any of its nodes.
 
         async with Client("localhost:7700") as cache:
@@ -60,15 +61,18 @@ class Client:
 
     `targets` is the HOST:PORT of one node or of several; the others are learnt from them. `timeout` is
     in seconds, for each call with all its repetitions. Keys are str of 1 to 1,024 bytes in UTF-8, values
-    bytes. Every method raises the errors of cacheservice.errors, TypeError for arguments of another type,
-    and nothing else; reads, and writes without a condition, are tried on other nodes when one gives no
-    answer. One instance serves all tasks of an event loop: what they ask for at about the same time travels
-    together. With `routing` "direct" the owners of the keys are asked, which must be reachable from here;
-    with "proxy" the targets alone.
+    bytes, or whatever `codec` takes. Every method raises the errors of cacheservice.errors, TypeError for
+    arguments of another type, and nothing else; reads, and writes without a condition, are tried on other
+    nodes when one gives no answer. One instance serves all tasks of an event loop: what they ask for at about
+    the same time travels together. With `routing` "direct" the owners of the keys are asked, which must be
+    reachable from here; with "proxy" the targets alone.
 
     With `read_preference` "nearest" reads are answered by an owner in `zone`, the zone of this client, in
     place of the key's first owner: what was written in the last moments may be missing. Where no owner is in
     that zone, or the one that is does not have the entry, the first owner is asked.
+
+    With `compress_above`, values of more bytes than that, once encoded, are compressed where that makes them
+    shorter. Who reads them needs the option too, with whatever number.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class Client:
         timeout: float = 1.0,
         zone: str = "",
         read_preference: ReadPreference = "owner",
+        codec: Codec[Value] | None = None,
+        compress_above: int | None = None,
     ) -> None:
         if routing not in ("direct", "proxy"):
             raise ValueError(f"routing must be 'direct' or 'proxy', not {routing!r}")
@@ -90,15 +96,12 @@ class Client:
         self._is_direct = routing == "direct"
         self._timeout = timeout
         self._nearest = is_nearest(read_preference)
+        self._values = Values(codec, compress_above)
         self._watch = TopologyWatch(lambda: self.nodes.addresses, self.nodes.at, self._place, zone)
         self._opened: Exchange | None = None
-        self.read_through = ReadThrough(
-            Loads(self._read_leased, self._call_owner),
-            lambda _, value: checked_value(value),
-            lambda _, value: value,
-        )
+        self.read_through = ReadThrough(Loads(self._read_leased, self._call_owner), self._values)
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Client[Value]:
         return self
 
     async def __aexit__(
@@ -180,28 +183,30 @@ class Client:
             self._opened.place(placement)
 
     @overload
-    async def get(self, key: str, *, read_preference: ReadPreference | None = None) -> bytes | None: ...
+    async def get(self, key: str, *, read_preference: ReadPreference | None = None) -> Value | None: ...
     @overload
     async def get(
         self, key: str, default: Default, *, read_preference: ReadPreference | None = None
-    ) -> bytes | Default: ...
+    ) -> Value | Default: ...
     async def get(
         self, key: str, default: Default | None = None, *, read_preference: ReadPreference | None = None
-    ) -> bytes | Default | None:
+    ) -> Value | Default | None:
         """The value, fresh or stale, or `default` when there is none."""
         key = checked_key(key)
         nearest = self._nearest if read_preference is None else is_nearest(read_preference)
         exchange = self._exchange
-        value: bytes | None
+        value: Any  # As bytes, which are the value itself if values are plain.
         if nearest is not self._nearest:
             value = (await exchange.read_many([key], exchange.times(), nearest=nearest)).get(key)
         elif nearest:
             value = await exchange.near_lane(key).read(key)
         else:
             value = await exchange.lane(key).read(key)
-        return default if value is None else value
+        if value is None:
+            return default
+        return value if self._values.is_plain else self._values.decode(key, value)
 
-    async def lookup(self, key: str, *, read_preference: ReadPreference | None = None) -> Lookup:
+    async def lookup(self, key: str, *, read_preference: ReadPreference | None = None) -> Lookup[Value]:
         """The value with everything that is known of it."""
         request = pb.GetRequest(key=checked_key(key))
         nearest = self._nearest if read_preference is None else is_nearest(read_preference)
@@ -210,29 +215,28 @@ class Client:
             request.read_preference = pb.READ_PREFERENCE_NEAREST
             placement = self._watch.placement
             first = None if placement is None else placement.nearest(key)
-        return _lookup(
-            await self._call(
-                lambda node, timeout: node.cache.Get(request, timeout=timeout), repeatable=True, first=first
-            )
+        response = await self._call(
+            lambda node, timeout: node.cache.Get(request, timeout=timeout), repeatable=True, first=first
         )
+        return _lookup(key, response, self._values)
 
     async def get_many(
         self, keys: Iterable[str], *, read_preference: ReadPreference | None = None
-    ) -> dict[str, bytes]:
+    ) -> dict[str, Value]:
         """The values of those keys that have one. Raises the first error, if any key has one."""
         wanted = checked_keys(keys)
         nearest = self._nearest if read_preference is None else is_nearest(read_preference)
-        found: dict[str, bytes] = {}
+        found: dict[str, Value] = {}
         times = self._exchange.times()
         for start in range(0, len(wanted), _AT_A_TIME):
             part = wanted[start : start + _AT_A_TIME]
-            found |= await self._exchange.read_many(part, times, nearest=nearest)
+            found |= self._values.decode_many(await self._exchange.read_many(part, times, nearest=nearest))
         return found
 
     async def set(
         self,
         key: str,
-        value: bytes,
+        value: Value,
         ttl: float = 0,
         *,
         stale: float = 0,
@@ -247,18 +251,18 @@ class Client:
         For `stale` seconds more it is still served, as stale. Of the conditions at most one may be given.
         """
         key = checked_key(key)
-        value = checked_value(value)
+        data = self._values.encode(key, value)
         ttl_ms = checked_milliseconds("ttl", ttl)
         stale_ms = checked_milliseconds("stale", stale)
         is_plain = not (if_absent or if_present or if_version is not None or tags or min_replicas)
-        if is_plain and len(value) <= _MAX_ON_STREAM:
-            result: SetResult = await self._exchange.lane(key).write(key, value, ttl_ms, stale_ms)
+        if is_plain and len(data) <= _MAX_ON_STREAM:
+            result: SetResult = await self._exchange.lane(key).write(key, data, ttl_ms, stale_ms)
             return result
         if [if_absent, if_present, if_version is not None].count(True) > 1:
             raise ValueError("of if_absent, if_present and if_version only one may be given")
         request = pb.SetRequest(
             key=key,
-            value=value,
+            value=data,
             ttl_seconds=ttl_ms / 1_000,
             stale_seconds=stale_ms / 1_000,
             tags=tags,
@@ -270,6 +274,9 @@ class Client:
             request.if_present = True
         if if_version is not None:
             request.if_version = checked_uint64("if_version", if_version)
+        return await self._set(request)
+
+    async def _set(self, request: pb.SetRequest) -> SetResult:
         response = await self._call(
             lambda node, timeout: node.cache.Set(request, timeout=timeout),
             repeatable=request.WhichOneof("condition") is None,
@@ -277,16 +284,18 @@ class Client:
         )
         return SetResult(response.outcome == pb.SET_OUTCOME_STORED, response.version, response.replicas)
 
-    async def set_many(self, values: Mapping[str, bytes], ttl: float = 0) -> None:
+    async def set_many(self, values: Mapping[str, Value], ttl: float = 0) -> None:
         """Writes all the values. Raises the first failed key's error; the others are written all the same."""
-        entries = list(zip(checked_keys(values), map(checked_value, values.values()), strict=True))
+        keys = checked_keys(values)
+        entries = list(zip(keys, map(self._values.encode, keys, values.values()), strict=True))
         ttl_ms = checked_milliseconds("ttl", ttl)
         exchange = self._exchange
         times = exchange.times()
 
         async def write(part: list[tuple[str, bytes]]) -> None:
             if len(part[0][1]) > _MAX_ON_STREAM:
-                await self.set(*part[0], ttl)
+                key, data = part[0]
+                await self._set(pb.SetRequest(key=key, value=data, ttl_seconds=ttl_ms / 1_000))
             else:
                 await exchange.write_many(
                     [key for key, _ in part], [value for _, value in part], ttl_ms, times
@@ -317,7 +326,7 @@ class Client:
     async def get_or_load(
         self,
         key: str,
-        loader: Callable[[str], Awaitable[Any]],
+        loader: Callable[[str], Awaitable[Value | None]],
         *,
         ttl: float = 0,
         stale: float = 0,
@@ -325,7 +334,7 @@ class Client:
         absent_ttl: float = 0,
         tags: Sequence[str] = (),
         wait: float = 10.0,
-    ) -> Any:
+    ) -> Value | None:
         """The value, which `loader` gives, and which is cached then, when there is none.
 
             user = await cache.get_or_load("user:1", load_user, ttl=60, stale=30)
@@ -340,16 +349,18 @@ class Client:
         others LoadFailed. While no node can be reached, the loader is called once a time in each process.
         """
 
-        async def load_one(keys: list[str]) -> dict[str, Any]:
+        async def load_one(keys: list[str]) -> dict[str, Value | None]:
             return {keys[0]: await loader(keys[0])}
 
         terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tags)
-        return (await self.read_through.get([checked_key(key)], load_one, terms, wait))[key]
+        found: dict[str, Value | None]
+        found = await self.read_through.get([checked_key(key)], load_one, terms, wait)
+        return found[key]
 
     async def get_or_load_many(
         self,
         keys: Iterable[str],
-        loader: Callable[[list[str]], Awaitable[Mapping[str, Any]]],
+        loader: Callable[[list[str]], Awaitable[Mapping[str, Value]]],
         *,
         ttl: float = 0,
         stale: float = 0,
@@ -357,7 +368,7 @@ class Client:
         absent_ttl: float = 0,
         tags: Sequence[str] = (),
         wait: float = 10.0,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Value]:
         """As `get_or_load`, with one call of the loader for all the keys that are this caller's to load.
 
         Keys that the loader gives no value for have none; they are not in the result.
@@ -407,8 +418,8 @@ class Client:
     async def write_through(
         self,
         key: str,
-        value: Any,
-        writer: Callable[[str, Any], Awaitable[object]],
+        value: Value,
+        writer: Callable[[str, Value], Awaitable[object]],
         *,
         ttl: float = 0,
         stale: float = 0,
@@ -427,7 +438,7 @@ class Client:
 
     def write_behind(
         self,
-        writer: Callable[[Mapping[str, Any]], Awaitable[object]],
+        writer: Callable[[Mapping[str, Value]], Awaitable[object]],
         *,
         ttl: float = 0,
         max_pending: int = 10_000,
@@ -481,7 +492,7 @@ class Client:
         )
         return Invalidated(response.removed, tuple(response.unreachable))
 
-    def scan(self, prefix: str = "", *, values: bool = False) -> Scan:
+    def scan(self, prefix: str = "", *, values: bool = False) -> Scan[Value]:
         """The entries whose key begins with the prefix, in no particular order, with their values if wanted.
 
             async for entry in cache.scan("user:"):
@@ -490,7 +501,7 @@ class Client:
         They come page by page, each within `timeout`. What is there all the time is listed once; of what
         nodes hold that give no answer some may be missing, and the scan's `unreachable` then names them.
         """
-        return Scan(self.scan_page, prefix, values)
+        return Scan(self.scan_page, prefix, values, self._values)
 
     async def scan_page(self, request: pb.ScanRequest) -> pb.ScanResponse:
         """A page as a node sends it; `scan` asks for one after the other."""
@@ -503,11 +514,11 @@ def _parts(items: list[Item], size: int) -> list[list[Item]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _lookup(response: pb.GetResponse) -> Lookup:
+def _lookup(key: str, response: pb.GetResponse, values: Values[Value]) -> Lookup[Value]:
     outcome = _OUTCOMES[response.outcome]
     return Lookup(
         outcome,
-        response.value if outcome.has_value else None,
+        values.decode(key, response.value) if outcome.has_value else None,
         response.version,
         response.ttl_seconds,
         response.age_seconds,

@@ -10,6 +10,7 @@ from typing import Any
 
 from cacheservice.client.arguments import checked_milliseconds, checked_text
 from cacheservice.client.loads import Load, Loads, Terms
+from cacheservice.client.values import Values
 from cacheservice.errors import shown
 
 _log = logging.getLogger(__name__)
@@ -17,8 +18,6 @@ _log = logging.getLogger(__name__)
 MAX_REFRESHES = 1_000
 """Loads under way while their callers go on with what there is; of more, the callers wait."""
 
-Decode = Callable[[str, bytes], Any]
-Encode = Callable[[str, Any], bytes]
 ManyLoader = Callable[[list[str]], Awaitable[Mapping[str, Any]]]
 
 
@@ -62,10 +61,9 @@ class ReadThrough:
     Loads go on when their callers no longer wait.
     """
 
-    def __init__(self, loads: Loads, encode: Encode, decode: Decode) -> None:
+    def __init__(self, loads: Loads, values: Values[Any]) -> None:
         self._loads = loads
-        self._encode = encode
-        self._decode = decode
+        self._values = values
         self._refreshing: set[asyncio.Task[Any]] = set()
         self._loading: set[asyncio.Task[Any]] = set()
 
@@ -140,7 +138,9 @@ class ReadThrough:
         """
         found = {load.key: values.get(load.key) for load in loads}
         try:
-            encoded = [None if value is None else self._encode(key, value) for key, value in found.items()]
+            encoded = [
+                None if value is None else self._values.encode(key, value) for key, value in found.items()
+            ]
         except Exception as error:
             await self.give_up(loads, error)
             raise
@@ -156,7 +156,7 @@ class ReadThrough:
             return None
         _log.warning("serving stale values, for %s could not be loaded: %r", _named(loads), error)
         return {
-            load.key: None if fallback.value is None else self._decode(load.key, fallback.value)
+            load.key: None if fallback.value is None else self._values.decode(load.key, fallback.value)
             for load, fallback in zip(loads, kept, strict=True)
         }
 
@@ -190,7 +190,7 @@ class ReadThrough:
 
     def _put(self, begun: Begun, key: str, value: bytes | None) -> None:
         try:
-            begun.found[key] = None if value is None else self._decode(key, value)
+            begun.found[key] = None if value is None else self._values.decode(key, value)
         except Exception as error:
             begun.errors.append(error)
 

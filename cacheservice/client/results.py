@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Generic, NamedTuple
+
+from cacheservice.client.codecs import Value
 
 
 class Outcome(Enum):
@@ -22,11 +24,11 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(Generic[Value]):
     """One read with everything that is known of the entry. Durations in seconds."""
 
     outcome: Outcome
-    value: bytes | None
+    value: Value | None
     """None on a MISS, and when it is ABSENT."""
     version: int
     ttl: float
@@ -72,12 +74,12 @@ class Invalidated(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class EntryInfo:
+class EntryInfo(Generic[Value]):
     """An entry as a scan lists it. Durations in seconds."""
 
     key: str
     size: int
-    """Of its value, in bytes."""
+    """Of its value as it is stored, in bytes."""
     version: int
     ttl: float
     """Until it expires; 0 when it never does, or is already stale."""
@@ -90,5 +92,5 @@ class EntryInfo:
     tags: tuple[str, ...]
     absent: bool
     """Whether it says that its origin has no such value."""
-    value: bytes | None
+    value: Value | None
     """None unless values were asked for, and when it is absent."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Generic
 
 from cacheservice.client.arguments import checked_text
+from cacheservice.client.codecs import Value
 from cacheservice.client.results import EntryInfo
+from cacheservice.client.values import Values
 from cacheservice.v1 import cache_pb2 as pb
 
 PAGE_SIZE = 1_000
 
 
-class _Pages:
+class _Pages(Generic[Value]):
     """The pages of one scan: what to ask for next, and what has come."""
 
-    def __init__(self, prefix: str, values: bool) -> None:
+    def __init__(self, prefix: str, include_values: bool, values: Values[Value]) -> None:
+        self._values = values
         self._request = pb.ScanRequest(
-            prefix=checked_text("prefix", prefix), page_size=PAGE_SIZE, include_values=values
+            prefix=checked_text("prefix", prefix), page_size=PAGE_SIZE, include_values=include_values
         )
         self._token: str | None = ""
         self.unreachable: tuple[str, ...] = ()
@@ -32,49 +36,60 @@ class _Pages:
         request.page_token = self._token
         return request
 
-    def take(self, page: pb.ScanResponse) -> list[EntryInfo]:
+    def take(self, page: pb.ScanResponse) -> Iterator[EntryInfo[Value]]:
+        """The entries of the page; each is decoded when its turn comes."""
         self._token = page.next_page_token or None
         self.unreachable = tuple(page.unreachable)
-        return list(map(_entry_info, page.entries))
+        return map(self._entry_info, page.entries)
+
+    def _entry_info(self, entry: pb.EntryInfo) -> EntryInfo[Value]:
+        has_value = entry.HasField("value") and not entry.absent
+        return EntryInfo(
+            entry.key,
+            entry.value_bytes,
+            entry.version,
+            entry.ttl_seconds,
+            entry.age_seconds,
+            entry.stale_seconds,
+            entry.load_seconds,
+            tuple(entry.tags),
+            entry.absent,
+            self._values.decode(entry.key, entry.value) if has_value else None,
+        )
 
 
-class Scan(_Pages):
+class Scan(_Pages[Value]):
     """Entries of the cluster, to be gone through once with `async for`."""
 
     def __init__(
-        self, ask: Callable[[pb.ScanRequest], Awaitable[pb.ScanResponse]], prefix: str, values: bool
+        self,
+        ask: Callable[[pb.ScanRequest], Awaitable[pb.ScanResponse]],
+        prefix: str,
+        include_values: bool,
+        values: Values[Value],
     ) -> None:
-        super().__init__(prefix, values)
+        super().__init__(prefix, include_values, values)
         self._ask = ask
 
-    async def __aiter__(self) -> AsyncIterator[EntryInfo]:
+    async def __aiter__(self) -> AsyncIterator[EntryInfo[Value]]:
         while (request := self.next) is not None:
             for entry in self.take(await self._ask(request)):
                 yield entry
 
 
-class SyncScan(_Pages):
+class SyncScan(_Pages[Value]):
     """Entries of the cluster, to be gone through once with `for`."""
 
-    def __init__(self, ask: Callable[[pb.ScanRequest], pb.ScanResponse], prefix: str, values: bool) -> None:
-        super().__init__(prefix, values)
+    def __init__(
+        self,
+        ask: Callable[[pb.ScanRequest], pb.ScanResponse],
+        prefix: str,
+        include_values: bool,
+        values: Values[Value],
+    ) -> None:
+        super().__init__(prefix, include_values, values)
         self._ask = ask
 
-    def __iter__(self) -> Iterator[EntryInfo]:
+    def __iter__(self) -> Iterator[EntryInfo[Value]]:
         while (request := self.next) is not None:
             yield from self.take(self._ask(request))
-
-
-def _entry_info(entry: pb.EntryInfo) -> EntryInfo:
-    return EntryInfo(
-        entry.key,
-        entry.value_bytes,
-        entry.version,
-        entry.ttl_seconds,
-        entry.age_seconds,
-        entry.stale_seconds,
-        entry.load_seconds,
-        tuple(entry.tags),
-        entry.absent,
-        entry.value if entry.HasField("value") and not entry.absent else None,
-    )

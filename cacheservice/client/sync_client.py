@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 from weakref import finalize
 
 from cacheservice.client import forking, sync_read_through
@@ -14,16 +14,18 @@ from cacheservice.client.arguments import checked_key, checked_keys
 from cacheservice.client.background import Background, Call
 from cacheservice.client.cached import Arguments, Cached, KeyTemplates
 from cacheservice.client.client import Client, ReadPreference, Routing
+from cacheservice.client.codecs import Codec, Value
 from cacheservice.client.loads import Terms
 from cacheservice.client.read_through import ReadThrough, loaded_on
 from cacheservice.client.results import Invalidated, Lookup, SetResult
 from cacheservice.client.scan import SyncScan
+from cacheservice.client.values import Values
 
 Default = TypeVar("Default")
 Result = TypeVar("Result")
 
 
-class SyncClient:
+class SyncClient(Generic[Value]):
     """A cache cluster for threads: Client without await.
 
         with SyncClient("localhost:7700") as cache:
@@ -42,14 +44,24 @@ class SyncClient:
         timeout: float = 1.0,
         zone: str = "",
         read_preference: ReadPreference = "owner",
+        codec: Codec[Value] | None = None,
+        compress_above: int | None = None,
     ) -> None:
         self._new_client = partial(
-            Client, targets, routing=routing, timeout=timeout, zone=zone, read_preference=read_preference
+            Client,
+            targets,
+            routing=routing,
+            timeout=timeout,
+            zone=zone,
+            read_preference=read_preference,
+            codec=codec,
+            compress_above=compress_above,
         )
+        self._values = Values(codec, compress_above)
         self._new_client()
         self._background: Background | None = None
 
-    def __enter__(self) -> SyncClient:
+    def __enter__(self) -> SyncClient[Value]:
         return self
 
     def __exit__(
@@ -65,29 +77,29 @@ class SyncClient:
                 forking.close(background)
 
     @overload
-    def get(self, key: str, *, read_preference: ReadPreference | None = None) -> bytes | None: ...
+    def get(self, key: str, *, read_preference: ReadPreference | None = None) -> Value | None: ...
     @overload
     def get(
         self, key: str, default: Default, *, read_preference: ReadPreference | None = None
-    ) -> bytes | Default: ...
+    ) -> Value | Default: ...
     def get(
         self, key: str, default: Default | None = None, *, read_preference: ReadPreference | None = None
-    ) -> bytes | Default | None:
+    ) -> Value | Default | None:
         return self._run(lambda cache: cache.get(key, default, read_preference=read_preference))
 
-    def lookup(self, key: str, *, read_preference: ReadPreference | None = None) -> Lookup:
+    def lookup(self, key: str, *, read_preference: ReadPreference | None = None) -> Lookup[Value]:
         return self._run(lambda cache: cache.lookup(key, read_preference=read_preference))
 
     def get_many(
         self, keys: Iterable[str], *, read_preference: ReadPreference | None = None
-    ) -> dict[str, bytes]:
+    ) -> dict[str, Value]:
         wanted = list(keys)
         return self._run(lambda cache: cache.get_many(wanted, read_preference=read_preference))
 
     def set(
         self,
         key: str,
-        value: bytes,
+        value: Value,
         ttl: float = 0,
         *,
         stale: float = 0,
@@ -111,7 +123,7 @@ class SyncClient:
             )
         )
 
-    def set_many(self, values: Mapping[str, bytes], ttl: float = 0) -> None:
+    def set_many(self, values: Mapping[str, Value], ttl: float = 0) -> None:
         contents = dict(values)
         return self._run(lambda cache: cache.set_many(contents, ttl))
 
@@ -125,7 +137,7 @@ class SyncClient:
     def get_or_load(
         self,
         key: str,
-        loader: Callable[[str], Any],
+        loader: Callable[[str], Value | None],
         *,
         ttl: float = 0,
         stale: float = 0,
@@ -133,15 +145,16 @@ class SyncClient:
         absent_ttl: float = 0,
         tags: Sequence[str] = (),
         wait: float = 10.0,
-    ) -> Any:
+    ) -> Value | None:
         """The loader runs in the calling thread, also to load anew what is still good enough for others."""
         terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tags)
-        return self._loaded(checked_key(key), lambda: loader(key), terms, wait)
+        found: Value | None = self._loaded(checked_key(key), lambda: loader(key), terms, wait)
+        return found
 
     def get_or_load_many(
         self,
         keys: Iterable[str],
-        loader: Callable[[list[str]], Mapping[str, Any]],
+        loader: Callable[[list[str]], Mapping[str, Value]],
         *,
         ttl: float = 0,
         stale: float = 0,
@@ -149,7 +162,7 @@ class SyncClient:
         absent_ttl: float = 0,
         tags: Sequence[str] = (),
         wait: float = 10.0,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Value]:
         """The loader runs in the calling thread, also to load anew what is still good enough for others."""
         terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tags)
         found = sync_read_through.get(self._step, checked_keys(keys), loader, terms, wait)
@@ -179,8 +192,8 @@ class SyncClient:
     def write_through(
         self,
         key: str,
-        value: Any,
-        writer: Callable[[str, Any], object],
+        value: Value,
+        writer: Callable[[str, Value], object],
         *,
         ttl: float = 0,
         stale: float = 0,
@@ -211,8 +224,10 @@ class SyncClient:
     def invalidate_prefix(self, prefix: str) -> Invalidated:
         return self._run(lambda cache: cache.invalidate_prefix(prefix))
 
-    def scan(self, prefix: str = "", *, values: bool = False) -> SyncScan:
-        return SyncScan(lambda request: self._run(lambda cache: cache.scan_page(request)), prefix, values)
+    def scan(self, prefix: str = "", *, values: bool = False) -> SyncScan[Value]:
+        return SyncScan(
+            lambda request: self._run(lambda cache: cache.scan_page(request)), prefix, values, self._values
+        )
 
     def _loaded(self, key: str, call: Callable[[], Any], terms: Terms, wait: float) -> Any:
         return sync_read_through.get(self._step, [key], lambda _: {key: call()}, terms, wait)[key]
@@ -220,7 +235,7 @@ class SyncClient:
     def _step(self, step: Callable[[ReadThrough], Coroutine[Any, Any, Result]]) -> Result:
         return self._run(lambda cache: step(cache.read_through))
 
-    def _run(self, start: Callable[[Client], Coroutine[Any, Any, Result]]) -> Result:
+    def _run(self, start: Callable[[Client[Value]], Coroutine[Any, Any, Result]]) -> Result:
         call = Call(start)
         while True:
             background = self._background

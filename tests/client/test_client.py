@@ -11,7 +11,8 @@ import grpc
 import pytest
 
 import cacheservice
-from cacheservice.client import Client, Outcome, SetResult, SyncClient
+from cacheservice import client
+from cacheservice.client import Client, Outcome, SetResult
 from cacheservice.config import Settings
 from cacheservice.errors import (
     DeadlineExceeded,
@@ -54,9 +55,10 @@ async def cache(start: Start, stack: AsyncExitStack) -> Client:
 
 
 def test_public_names() -> None:
-    assert cacheservice.__all__ == ["Client", "SyncClient"]
-    assert cacheservice.Client is Client
-    assert cacheservice.SyncClient is SyncClient
+    names = ["Client", "Codec", "JsonCodec", "MsgspecCodec", "PickleCodec", "SyncClient"]
+    assert cacheservice.__all__ == names
+    for name in names:
+        assert getattr(cacheservice, name) is getattr(client, name)
     with pytest.raises(AttributeError, match="Cleint"):
         cacheservice.Cleint  # noqa: B018
 
