@@ -195,7 +195,8 @@ class Settings(LoadSettings, BaseSettings):
     """The part of its time to live, at most, by which an entry's own is shortened at random, in namespaces
     without settings, so that what was written at one time does not expire at one time."""
     namespaces: dict[str, NamespaceSettings] = {}
-    """Settings for each namespace, in the TOML file as [namespaces.NAME]; in the environment as JSON."""
+    """Settings for each namespace, in the TOML file as [namespaces.NAME]; in the environment as JSON. What
+    they leave out has its default, whatever is set for the other keys, but for policy and replication."""
     config: FilePath | None = None
     """A TOML file with settings, by the names of this table in lower case, without the prefix."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -40,6 +40,7 @@ class AdminServicer(AdminServiceServicer):
         parts = self._node.shard.store.parts
         stores = list(parts.values())
         usage = await self._node.sweeps.usage(NAMESPACES_TOLD)
+        leases = self._node.shard.leases.stats
         return pb.StatsResponse(
             node_id=self._settings.node_id,
             uptime_seconds=(self._clock.now_ms() - self._started) / 1_000,
@@ -61,6 +62,11 @@ class AdminServicer(AdminServiceServicer):
             hints=len(self._node.owner.replicator.hints),
             handed_off=self._node.handoff.handed_off,
             too_far_ahead=self._node.shard.too_far_ahead,
+            leases_granted=leases.granted,
+            early_refreshes=leases.early,
+            fills_refused=leases.refused,
+            loads_failed=leases.failed,
+            waiting=self._node.fill_waits.waiting,
             let_go=self._node.handoff.let_go,
             left_to_hand_off=self._node.handoff.left_behind(),
             parts=[_part(namespace, store) for namespace, store in parts.items()],

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x61\x63heservice/v1/admin.proto\x12\x0f\x63\x61\x63heservice.v1\"(\n\x0c\x44rainRequest\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x01 \x01(\x01\"L\n\rDrainResponse\x12\x12\n\nhanded_off\x18\x01 \x01(\x04\x12\x13\n\x0bleft_behind\x18\x02 \x01(\x04\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\"\x0e\n\x0cStatsRequest\"\xa1\x04\n\rStatsResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x02 \x01(\x01\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x11\n\tmax_bytes\x18\x05 \x01(\x04\x12\x0e\n\x06policy\x18\x06 \x01(\t\x12\x0c\n\x04hits\x18\x07 \x01(\x04\x12\x0e\n\x06misses\x18\x08 \x01(\x04\x12\x0c\n\x04sets\x18\t \x01(\x04\x12\x0f\n\x07\x64\x65letes\x18\n \x01(\x04\x12\x11\n\tevictions\x18\x0b \x01(\x04\x12\x13\n\x0b\x65xpirations\x18\x0c \x01(\x04\x12\x11\n\tforwarded\x18\r \x01(\x04\x12\x11\n\tfailovers\x18\x0e \x01(\x04\x12\x1c\n\x14replication_failures\x18\x0f \x01(\x04\x12\x0f\n\x07refused\x18\x10 \x01(\x04\x12\x12\n\ntombstones\x18\x11 \x01(\x04\x12\r\n\x05hints\x18\x12 \x01(\x04\x12\x12\n\nhanded_off\x18\x15 \x01(\x04\x12\x0e\n\x06let_go\x18\x16 \x01(\x04\x12\x18\n\x10left_to_hand_off\x18\x17 \x01(\x04\x12\x15\n\rtoo_far_ahead\x18\x18 \x01(\x04\x12)\n\x05parts\x18\x13 \x03(\x0b\x32\x1a.cacheservice.v1.StorePart\x12\x33\n\nnamespaces\x18\x14 \x03(\x0b\x32\x1f.cacheservice.v1.NamespaceUsage\x12\x12\n\nring_epoch\x18\x1f \x01(\x06\"\xc2\x02\n\tStorePart\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x11\n\tmax_bytes\x18\x05 \x01(\x04\x12\x0c\n\x04hits\x18\x06 \x01(\x04\x12\x0e\n\x06misses\x18\x07 \x01(\x04\x12\x0c\n\x04sets\x18\x08 \x01(\x04\x12\x0f\n\x07\x64\x65letes\x18\t \x01(\x04\x12\x11\n\tevictions\x18\n \x01(\x04\x12\x19\n\x11\x65xpired_on_access\x18\x0b \x01(\x04\x12\x16\n\x0e\x65xpired_unseen\x18\x0c \x01(\x04\x12\x13\n\x0binvalidated\x18\r \x01(\x04\x12\x13\n\x0blimit_bytes\x18\x0f \x01(\x04\x12\x32\n\testimates\x18\x0e \x03(\x0b\x32\x1f.cacheservice.v1.MemoryEstimate\"3\n\x0eMemoryEstimate\x12\x0e\n\x06\x66\x61\x63tor\x18\x01 \x01(\x01\x12\x11\n\thit_ratio\x18\x02 \x01(\x01\"C\n\x0eNamespaceUsage\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\x1f\n\x0eHotKeysRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"4\n\x06HotKey\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1d\n\x15operations_per_second\x18\x02 \x01(\x01\"L\n\x0fHotKeysResponse\x12%\n\x04keys\x18\x01 \x03(\x0b\x32\x17.cacheservice.v1.HotKey\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\"\x11\n\x0fSnapshotRequest\"T\n\x10SnapshotResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\"\"\n\x0c\x46lushRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"I\n\rFlushResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x04\x12\x13\n\x0bunreachable\x18\x02 \x03(\t\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\x32\x85\x03\n\x0c\x41\x64minService\x12\x46\n\x05\x44rain\x12\x1d.cacheservice.v1.DrainRequest\x1a\x1e.cacheservice.v1.DrainResponse\x12\x46\n\x05Stats\x12\x1d.cacheservice.v1.StatsRequest\x1a\x1e.cacheservice.v1.StatsResponse\x12L\n\x07HotKeys\x12\x1f.cacheservice.v1.HotKeysRequest\x1a .cacheservice.v1.HotKeysResponse\x12O\n\x08Snapshot\x12 .cacheservice.v1.SnapshotRequest\x1a!.cacheservice.v1.SnapshotResponse\x12\x46\n\x05\x46lush\x12\x1d.cacheservice.v1.FlushRequest\x1a\x1e.cacheservice.v1.FlushResponseB3\n\x0f\x63\x61\x63heservice.v1P\x01Z\x1e\x63\x61\x63heservice/v1;cacheservicev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63\x61\x63heservice/v1/admin.proto\x12\x0f\x63\x61\x63heservice.v1\"(\n\x0c\x44rainRequest\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x01 \x01(\x01\"L\n\rDrainResponse\x12\x12\n\nhanded_off\x18\x01 \x01(\x04\x12\x13\n\x0bleft_behind\x18\x02 \x01(\x04\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\"\x0e\n\x0cStatsRequest\"\x90\x05\n\rStatsResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x16\n\x0euptime_seconds\x18\x02 \x01(\x01\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x11\n\tmax_bytes\x18\x05 \x01(\x04\x12\x0e\n\x06policy\x18\x06 \x01(\t\x12\x0c\n\x04hits\x18\x07 \x01(\x04\x12\x0e\n\x06misses\x18\x08 \x01(\x04\x12\x0c\n\x04sets\x18\t \x01(\x04\x12\x0f\n\x07\x64\x65letes\x18\n \x01(\x04\x12\x11\n\tevictions\x18\x0b \x01(\x04\x12\x13\n\x0b\x65xpirations\x18\x0c \x01(\x04\x12\x11\n\tforwarded\x18\r \x01(\x04\x12\x11\n\tfailovers\x18\x0e \x01(\x04\x12\x1c\n\x14replication_failures\x18\x0f \x01(\x04\x12\x0f\n\x07refused\x18\x10 \x01(\x04\x12\x12\n\ntombstones\x18\x11 \x01(\x04\x12\r\n\x05hints\x18\x12 \x01(\x04\x12\x12\n\nhanded_off\x18\x15 \x01(\x04\x12\x0e\n\x06let_go\x18\x16 \x01(\x04\x12\x18\n\x10left_to_hand_off\x18\x17 \x01(\x04\x12\x15\n\rtoo_far_ahead\x18\x18 \x01(\x04\x12\x16\n\x0eleases_granted\x18\x19 \x01(\x04\x12\x17\n\x0f\x65\x61rly_refreshes\x18\x1a \x01(\x04\x12\x15\n\rfills_refused\x18\x1b \x01(\x04\x12\x14\n\x0cloads_failed\x18\x1c \x01(\x04\x12\x0f\n\x07waiting\x18\x1d \x01(\x04\x12)\n\x05parts\x18\x13 \x03(\x0b\x32\x1a.cacheservice.v1.StorePart\x12\x33\n\nnamespaces\x18\x14 \x03(\x0b\x32\x1f.cacheservice.v1.NamespaceUsage\x12\x12\n\nring_epoch\x18\x1f \x01(\x06\"\xc2\x02\n\tStorePart\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x11\n\tmax_bytes\x18\x05 \x01(\x04\x12\x0c\n\x04hits\x18\x06 \x01(\x04\x12\x0e\n\x06misses\x18\x07 \x01(\x04\x12\x0c\n\x04sets\x18\x08 \x01(\x04\x12\x0f\n\x07\x64\x65letes\x18\t \x01(\x04\x12\x11\n\tevictions\x18\n \x01(\x04\x12\x19\n\x11\x65xpired_on_access\x18\x0b \x01(\x04\x12\x16\n\x0e\x65xpired_unseen\x18\x0c \x01(\x04\x12\x13\n\x0binvalidated\x18\r \x01(\x04\x12\x13\n\x0blimit_bytes\x18\x0f \x01(\x04\x12\x32\n\testimates\x18\x0e \x03(\x0b\x32\x1f.cacheservice.v1.MemoryEstimate\"3\n\x0eMemoryEstimate\x12\x0e\n\x06\x66\x61\x63tor\x18\x01 \x01(\x01\x12\x11\n\thit_ratio\x18\x02 \x01(\x01\"C\n\x0eNamespaceUsage\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07\x65ntries\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\x1f\n\x0eHotKeysRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"4\n\x06HotKey\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1d\n\x15operations_per_second\x18\x02 \x01(\x01\"L\n\x0fHotKeysResponse\x12%\n\x04keys\x18\x01 \x03(\x0b\x32\x17.cacheservice.v1.HotKey\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\"\x11\n\x0fSnapshotRequest\"T\n\x10SnapshotResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\"\"\n\x0c\x46lushRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\"I\n\rFlushResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x04\x12\x13\n\x0bunreachable\x18\x02 \x03(\t\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\x32\x85\x03\n\x0c\x41\x64minService\x12\x46\n\x05\x44rain\x12\x1d.cacheservice.v1.DrainRequest\x1a\x1e.cacheservice.v1.DrainResponse\x12\x46\n\x05Stats\x12\x1d.cacheservice.v1.StatsRequest\x1a\x1e.cacheservice.v1.StatsResponse\x12L\n\x07HotKeys\x12\x1f.cacheservice.v1.HotKeysRequest\x1a .cacheservice.v1.HotKeysResponse\x12O\n\x08Snapshot\x12 .cacheservice.v1.SnapshotRequest\x1a!.cacheservice.v1.SnapshotResponse\x12\x46\n\x05\x46lush\x12\x1d.cacheservice.v1.FlushRequest\x1a\x1e.cacheservice.v1.FlushResponseB3\n\x0f\x63\x61\x63heservice.v1P\x01Z\x1e\x63\x61\x63heservice/v1;cacheservicev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,27 +39,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATSREQUEST']._serialized_start=168
   _globals['_STATSREQUEST']._serialized_end=182
   _globals['_STATSRESPONSE']._serialized_start=185
-  _globals['_STATSRESPONSE']._serialized_end=730
-  _globals['_STOREPART']._serialized_start=733
-  _globals['_STOREPART']._serialized_end=1055
-  _globals['_MEMORYESTIMATE']._serialized_start=1057
-  _globals['_MEMORYESTIMATE']._serialized_end=1108
-  _globals['_NAMESPACEUSAGE']._serialized_start=1110
-  _globals['_NAMESPACEUSAGE']._serialized_end=1177
-  _globals['_HOTKEYSREQUEST']._serialized_start=1179
-  _globals['_HOTKEYSREQUEST']._serialized_end=1210
-  _globals['_HOTKEY']._serialized_start=1212
-  _globals['_HOTKEY']._serialized_end=1264
-  _globals['_HOTKEYSRESPONSE']._serialized_start=1266
-  _globals['_HOTKEYSRESPONSE']._serialized_end=1342
-  _globals['_SNAPSHOTREQUEST']._serialized_start=1344
-  _globals['_SNAPSHOTREQUEST']._serialized_end=1361
-  _globals['_SNAPSHOTRESPONSE']._serialized_start=1363
-  _globals['_SNAPSHOTRESPONSE']._serialized_end=1447
-  _globals['_FLUSHREQUEST']._serialized_start=1449
-  _globals['_FLUSHREQUEST']._serialized_end=1483
-  _globals['_FLUSHRESPONSE']._serialized_start=1485
-  _globals['_FLUSHRESPONSE']._serialized_end=1558
-  _globals['_ADMINSERVICE']._serialized_start=1561
-  _globals['_ADMINSERVICE']._serialized_end=1950
+  _globals['_STATSRESPONSE']._serialized_end=841
+  _globals['_STOREPART']._serialized_start=844
+  _globals['_STOREPART']._serialized_end=1166
+  _globals['_MEMORYESTIMATE']._serialized_start=1168
+  _globals['_MEMORYESTIMATE']._serialized_end=1219
+  _globals['_NAMESPACEUSAGE']._serialized_start=1221
+  _globals['_NAMESPACEUSAGE']._serialized_end=1288
+  _globals['_HOTKEYSREQUEST']._serialized_start=1290
+  _globals['_HOTKEYSREQUEST']._serialized_end=1321
+  _globals['_HOTKEY']._serialized_start=1323
+  _globals['_HOTKEY']._serialized_end=1375
+  _globals['_HOTKEYSRESPONSE']._serialized_start=1377
+  _globals['_HOTKEYSRESPONSE']._serialized_end=1453
+  _globals['_SNAPSHOTREQUEST']._serialized_start=1455
+  _globals['_SNAPSHOTREQUEST']._serialized_end=1472
+  _globals['_SNAPSHOTRESPONSE']._serialized_start=1474
+  _globals['_SNAPSHOTRESPONSE']._serialized_end=1558
+  _globals['_FLUSHREQUEST']._serialized_start=1560
+  _globals['_FLUSHREQUEST']._serialized_end=1594
+  _globals['_FLUSHRESPONSE']._serialized_start=1596
+  _globals['_FLUSHRESPONSE']._serialized_end=1669
+  _globals['_ADMINSERVICE']._serialized_start=1672
+  _globals['_ADMINSERVICE']._serialized_end=2061
 # @@protoc_insertion_point(module_scope)

@@ -119,6 +119,11 @@ class StatsResponse(_message.Message):
     LET_GO_FIELD_NUMBER: _builtins.int
     LEFT_TO_HAND_OFF_FIELD_NUMBER: _builtins.int
     TOO_FAR_AHEAD_FIELD_NUMBER: _builtins.int
+    LEASES_GRANTED_FIELD_NUMBER: _builtins.int
+    EARLY_REFRESHES_FIELD_NUMBER: _builtins.int
+    FILLS_REFUSED_FIELD_NUMBER: _builtins.int
+    LOADS_FAILED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
     NAMESPACES_FIELD_NUMBER: _builtins.int
     RING_EPOCH_FIELD_NUMBER: _builtins.int
@@ -170,6 +175,16 @@ class StatsResponse(_message.Message):
     """Versions that came from clocks more than a minute ahead of this node's. Those entries are kept, and
     win over others of their key.
     """
+    leases_granted: _builtins.int
+    """Leases that the node has given to callers who load values."""
+    early_refreshes: _builtins.int
+    """Of those, for entries that had not expired yet."""
+    fills_refused: _builtins.int
+    """Values that were loaded and not stored, because their lease was void or unknown."""
+    loads_failed: _builtins.int
+    """Loads that failed, or of which nothing was heard in time."""
+    waiting: _builtins.int
+    """Callers that wait at this node for what others load."""
     ring_epoch: _builtins.int
     """The called node's ring epoch."""
     @_builtins.property
@@ -208,13 +223,18 @@ class StatsResponse(_message.Message):
         let_go: _builtins.int = ...,
         left_to_hand_off: _builtins.int = ...,
         too_far_ahead: _builtins.int = ...,
+        leases_granted: _builtins.int = ...,
+        early_refreshes: _builtins.int = ...,
+        fills_refused: _builtins.int = ...,
+        loads_failed: _builtins.int = ...,
+        waiting: _builtins.int = ...,
         parts: _abc.Iterable[Global___StorePart] | None = ...,
         namespaces: _abc.Iterable[Global___NamespaceUsage] | None = ...,
         ring_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "deletes", b"deletes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "failovers", b"failovers", "forwarded", b"forwarded", "handed_off", b"handed_off", "hints", b"hints", "hits", b"hits", "left_to_hand_off", b"left_to_hand_off", "let_go", b"let_go", "max_bytes", b"max_bytes", "misses", b"misses", "namespaces", b"namespaces", "node_id", b"node_id", "parts", b"parts", "policy", b"policy", "refused", b"refused", "replication_failures", b"replication_failures", "ring_epoch", b"ring_epoch", "sets", b"sets", "tombstones", b"tombstones", "too_far_ahead", b"too_far_ahead", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "deletes", b"deletes", "early_refreshes", b"early_refreshes", "entries", b"entries", "evictions", b"evictions", "expirations", b"expirations", "failovers", b"failovers", "fills_refused", b"fills_refused", "forwarded", b"forwarded", "handed_off", b"handed_off", "hints", b"hints", "hits", b"hits", "leases_granted", b"leases_granted", "left_to_hand_off", b"left_to_hand_off", "let_go", b"let_go", "loads_failed", b"loads_failed", "max_bytes", b"max_bytes", "misses", b"misses", "namespaces", b"namespaces", "node_id", b"node_id", "parts", b"parts", "policy", b"policy", "refused", b"refused", "replication_failures", b"replication_failures", "ring_epoch", b"ring_epoch", "sets", b"sets", "tombstones", b"tombstones", "too_far_ahead", b"too_far_ahead", "uptime_seconds", b"uptime_seconds", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

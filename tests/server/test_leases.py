@@ -8,10 +8,13 @@ from typing import Any
 import grpc
 import pytest
 
+from cacheservice.config import NamespaceSettings
 from cacheservice.errors import CacheServiceError, InvalidArgument
 from cacheservice.ring import Ring, RingMember
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1 import cluster_pb2
+from cacheservice.v1.admin_pb2 import StatsRequest
+from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub
 from cacheservice.wire import from_rpc_error
@@ -71,6 +74,30 @@ async def test_one_loads_and_all_who_wait_have_it(cache: Any) -> None:
     assert {(read.outcome, read.value, read.lease_token) for read in found} == {
         (pb.GET_OUTCOME_HIT, b"v", b"")
     }
+
+
+async def test_stats_tell_of_loads(start_node: StartNode) -> None:
+    channel = await start_node(retry_seconds=60)
+    cache: Any = CacheServiceStub(channel)
+    for key in ("filled", "void", "failed"):
+        token = (await leased(cache, key)).lease_token
+        if key == "failed":
+            await cache.ReleaseLease(pb.ReleaseLeaseRequest(key=key, lease_token=token, error="down"))
+            continue
+        if key == "void":
+            await cache.Delete(pb.DeleteRequest(key=key))
+        await cache.Set(pb.SetRequest(key=key, value=b"v", lease_token=token))
+    await leased(cache, "held")
+    waiting = asyncio.create_task(leased(cache, "held", WAIT))
+    admin = AdminServiceStub(channel)
+    async with asyncio.timeout(10):
+        while not (stats := await admin.Stats(StatsRequest())).waiting:
+            await asyncio.sleep(0.01)
+    told = (stats.leases_granted, stats.early_refreshes, stats.fills_refused, stats.loads_failed)
+    assert told == (4, 0, 1, 1)
+    assert stats.waiting == 1
+    await cache.Set(pb.SetRequest(key="held", value=b"v"))
+    assert (await waiting).value == b"v"
 
 
 async def test_a_refused_fill_says_why(cache: Any) -> None:
@@ -179,6 +206,16 @@ async def test_bounds(start_node: StartNode, rpc: str, request_: Any, field: str
     error = await refusal(getattr(cache, rpc)(request_))
     assert isinstance(error, InvalidArgument)
     assert error.metadata["field"] == field
+
+
+async def test_settings_for_all_and_for_a_namespace(start_node: StartNode) -> None:
+    namespaces = {"quick": NamespaceSettings(lease_seconds=3, stale_seconds=60)}
+    cache: Any = CacheServiceStub(await start_node(lease_seconds=7, namespaces=namespaces))
+    assert [(await leased(cache, key)).lease_ms for key in ("a", "quick:a")] == [7_000, 3_000]
+    await cache.Set(pb.SetRequest(key="quick:b", value=b"v", ttl_seconds=0.001))
+    async with asyncio.timeout(10):
+        while (await cache.Get(pb.GetRequest(key="quick:b"))).outcome != pb.GET_OUTCOME_STALE:
+            await asyncio.sleep(0.001)
 
 
 async def test_those_who_wait_do_not_count_as_in_flight_and_are_bounded(start_node: StartNode) -> None:
