@@ -38,7 +38,9 @@ class Courier:
         loads = self._loads(keys)
         await asyncio.gather(*(self._carry(node_id, loads, if_room=if_room) for _ in range(UNDER_WAY)))
 
-    async def bring_level(self, node_id: str, keys: Sequence[str], *, takes: bool = True) -> None:
+    async def bring_level(
+        self, node_id: str, keys: Sequence[str], *, takes: bool = True, if_room: bool = True
+    ) -> None:
         """Gives the node what is older there, and, if this one `takes`, takes from it what is newer."""
         for start in range(0, len(keys), COMPARED_AT_A_TIME):
             some = keys[start : start + COMPARED_AT_A_TIME]
@@ -48,7 +50,7 @@ class Courier:
             behind = [key for key, theirs, ours in zip(some, held, own, strict=True) if theirs < ours]
             ahead = [(key, ours) for key, theirs, ours in zip(some, held, own, strict=True) if theirs > ours]
             if behind:
-                await self.give(node_id, behind, if_room=True)
+                await self.give(node_id, behind, if_room=if_room)
             if ahead and takes:
                 newer, known = zip(*ahead, strict=True)
                 for change in await self._transport.fetch(node_id, newer, known, timeout_ms=TIMEOUT_MS):

@@ -73,6 +73,9 @@ class Handoff:
         self._view: View | None = None
         self._progress = Progress()
         self._passes_done = 0
+        self._has_begun = False
+        self._asks_first = False
+        """Whether the new owners may have much of it already, from before the ring changed once more."""
         self._told: set[str] = set()
         self._may_have_strays = True
         self._starts_over = False
@@ -94,6 +97,7 @@ class Handoff:
         if before is None and not len(self._shard.store):
             self._progress.advance(0, END, view)
         if before is None or not before.places_as(view):
+            self._asks_first = self._has_begun
             self._passes_done = 0
             self._told.clear()
             self._may_have_strays = True
@@ -171,6 +175,7 @@ class Handoff:
                 if not self._is_current(view):
                     return
                 self._told.add(node_id)
+        self._has_begun = False
         self._complete.set()
         if self._may_have_strays and self._lets_go(view):
             self._may_have_strays = False
@@ -193,6 +198,7 @@ class Handoff:
         """Hands over what is not handed over yet; False when the view has changed meanwhile."""
         is_last = which is _PASSES[-1]
         for start, end, before in self._progress.remaining(view):
+            self._has_begun = True
             if is_last:
                 await self._hand_over(view, before, self._shard.removed(), which)
             begin = start
@@ -222,6 +228,11 @@ class Handoff:
             await asyncio.sleep(0)
         if which is _PASSES[-1]:
             giving = [self._courier.bring_level(*item) for item in by_node.items()]
+        elif self._asks_first:
+            giving = [
+                self._courier.bring_level(node_id, some, takes=False, if_room=not which.hottest)
+                for node_id, some in by_node.items()
+            ]
         else:
             giving = [
                 self._courier.give(node_id, some, if_room=not which.hottest)
