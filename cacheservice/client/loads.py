@@ -77,6 +77,13 @@ class Acquired:
     failed: list[LoadFailed] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Wait:
+    task: asyncio.Task[Found]
+    is_claimed: bool = False
+    """Whether one of those who wait has taken the lease that came of it."""
+
+
 ReadLeased = Callable[[list[str]], Awaitable[dict[str, Found]]]
 """Reads keys, and takes the leases of what is to be loaded."""
 
@@ -92,8 +99,7 @@ class Loads:
         self._read_leased = read_leased
         self._call_owner = call_owner
         self._under_way: dict[str, Load] = {}
-        self._waits: dict[str, asyncio.Task[Found]] = {}
-        self._claimed: set[asyncio.Task[Found]] = set()
+        self._waits: dict[str, _Wait] = {}
 
     async def acquire(self, keys: list[str]) -> Acquired:
         """Reads the distinct keys, and takes the leases of what is to be loaded.
@@ -134,25 +140,25 @@ class Loads:
             load = self._under_way.get(key)
             if load is not None:
                 await asyncio.wait((load.done,), timeout=left)
-                if load.done.done() and not (ended := load.done.result()).is_outdated:
+                is_done = load.done.done() and not load.done.cancelled()
+                if is_done and not (ended := load.done.result()).is_outdated:
                     return ended.value
                 continue
             wait = self._waits.get(key)
             if wait is None:
-                wait = self._waits[key] = asyncio.create_task(self._wait_elsewhere(key, left))
-            done, _ = await asyncio.wait((wait,), timeout=left)
+                wait = self._waits[key] = _Wait(asyncio.create_task(self._wait_elsewhere(key, left)))
+            done, _ = await asyncio.wait((wait.task,), timeout=left)
             if not done:
                 break
             try:
-                found = wait.result()
+                found = wait.task.result()
             except _NO_CACHE as error:
                 _log.debug("loading without the cache: %s", error)
                 if key in self._under_way:
                     continue
                 return self._begin(key, b"", None)
-            if found.token and wait not in self._claimed:
-                self._claimed.add(wait)
-                wait.add_done_callback(self._claimed.discard)
+            if found.token and not wait.is_claimed:
+                wait.is_claimed = True
                 return self._begin(key, found.token, found if found.is_answer else None)
             if found.is_answer:
                 return found.value
@@ -177,17 +183,9 @@ class Loads:
 
         The entry to go on with, if there is one; whoever waits in this process gets that too, or the error.
         """
-        told = "" if error is None else _cut(f"{type(error).__name__}: {error}")
-        request = pb.ReleaseLeaseRequest(key=load.key, lease_token=load.token, error=told)
-        fallback = None
-        if load.token:
-            try:
-                response = await self._call_owner(
-                    lambda node, timeout: node.cache.ReleaseLease(request, timeout=timeout), load.key, True, 0
-                )
-                fallback = Found.of(response.fallback) if response.HasField("fallback") else None
-            except CacheServiceError as failure:
-                _log.debug("the lease of %s was not given back: %s", shown(load.key), failure)
+        fallback = await self._release(
+            load, "" if error is None else _cut(f"{type(error).__name__}: {error}")
+        )
         self._end(load)
         if load.done.done():
             return fallback
@@ -202,10 +200,11 @@ class Loads:
 
     async def close(self) -> None:
         """Ends what waits."""
-        for wait in self._waits.values():
-            wait.cancel()
-        if self._waits:
-            await asyncio.wait(self._waits.values())
+        tasks = [wait.task for wait in self._waits.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def _begin(self, key: str, token: bytes, current: Found | None) -> Load:
         load = Load(key, token, current, asyncio.get_running_loop().create_future())
@@ -228,8 +227,10 @@ class Loads:
             del self._waits[key]
 
     async def _fill(self, loaded: Sequence[tuple[Load, bytes | None]], terms: Terms) -> set[str]:
-        """The keys whose values are outdated already, and were refused. That others could not be filled in
-        is not their callers' concern."""
+        """The keys whose values are outdated already, and were refused.
+
+        That others could not be filled in is not their callers' concern; the next ones may try.
+        """
         now = time.perf_counter()
         requests = [_fill_request(load, value, now, terms) for load, value in loaded]
         first = loaded[0][0].key
@@ -245,17 +246,36 @@ class Loads:
                     lambda node, timeout: node.cache.BatchSet(request, timeout=timeout), first, False, 0
                 )
                 answers = [result.response for result in batch.results]
-                for result in batch.results:
+                for (load, _), result in zip(loaded, batch.results, strict=True):
                     if result.HasField("error"):
-                        _log.debug("not filled in: %s", from_status(result.error))
+                        await self._not_filled(load, from_status(result.error))
         except CacheServiceError as error:
-            _log.debug("%d values were not filled in: %s", len(requests), error)
+            await asyncio.gather(*(self._not_filled(load, error) for load, _ in loaded))
             return set()
         return {
             request.key
             for request, answer in zip(requests, answers, strict=True)
             if answer.reason == pb.NOT_STORED_REASON_LEASE_VOID
         }
+
+    async def _not_filled(self, load: Load, error: CacheServiceError) -> None:
+        _log.warning("%s was loaded, but not cached: %s", shown(load.key), error)
+        if not isinstance(error, Unavailable | DeadlineExceeded):
+            await self._release(load, "")
+
+    async def _release(self, load: Load, error: str) -> Found | None:
+        """The entry to go on with, if there is one."""
+        if not load.token:
+            return None
+        request = pb.ReleaseLeaseRequest(key=load.key, lease_token=load.token, error=error)
+        try:
+            response = await self._call_owner(
+                lambda node, timeout: node.cache.ReleaseLease(request, timeout=timeout), load.key, True, 0
+            )
+        except CacheServiceError as failure:
+            _log.debug("the lease of %s was not given back: %s", shown(load.key), failure)
+            return None
+        return Found.of(response.fallback) if response.HasField("fallback") else None
 
 
 def _fill_request(load: Load, value: bytes | None, now: float, terms: Terms) -> pb.SetRequest:

@@ -11,7 +11,8 @@ from typing import Any
 from cacheservice.client.arguments import checked_milliseconds, checked_text
 from cacheservice.client.loads import Load, Loads, Terms
 from cacheservice.client.values import Values
-from cacheservice.errors import shown
+from cacheservice.errors import Unavailable, shown
+from cacheservice.wire import was_cancelled_here
 
 _log = logging.getLogger(__name__)
 
@@ -201,6 +202,10 @@ class ReadThrough:
         try:
             # Others may wait for what the caller no longer waits for.
             begun.found |= await asyncio.shield(loading)
+        except asyncio.CancelledError:
+            if was_cancelled_here():
+                raise
+            begun.errors.append(Unavailable("the client was closed"))
         except Exception as error:
             begun.errors.append(error)
 

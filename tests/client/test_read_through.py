@@ -15,7 +15,7 @@ import pytest
 
 from cacheservice.client import Client, SyncClient
 from cacheservice.config import NamespaceSettings, Settings
-from cacheservice.errors import DeadlineExceeded, InvalidArgument, LoadFailed
+from cacheservice.errors import DeadlineExceeded, InvalidArgument, LoadFailed, Unavailable
 from cacheservice.server.app import NodeServer
 
 Connect = Callable[..., Awaitable[Client]]
@@ -279,7 +279,7 @@ async def test_a_client_that_is_closed_gives_its_leases_back(connect: Connect, a
     async with Client(address) as doomed:
         loading = asyncio.create_task(doomed.get_or_load("a", origin.load))
         await origin.has_been_called(1)
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(Unavailable, match="the client was closed"):
         await loading
     origin.may_go_on.set()
     assert await cache.get_or_load("a", origin.load, wait=5) == b"1"
@@ -339,6 +339,18 @@ async def test_a_loader_that_gives_no_bytes_is_told_and_leaves_nothing_stuck(cac
         await cache.get_or_load("a", wrong)
     await asyncio.sleep(0.3)
     assert await cache.get_or_load("a", Origin(a=b"1").load) == b"1"
+
+
+async def test_what_the_cache_does_not_take_is_nobodys_obstacle(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache, other = await connect(), await connect()
+    origin = Origin(a=bytes(9 << 20), b=b"2")
+    for client in (cache, other):
+        assert await client.get_or_load("a", origin.load, wait=5) == origin.values["a"]
+        assert (await client.get_or_load_many("ab", origin.load_many, wait=5)).keys() == {"a", "b"}
+    assert "'a' was loaded, but not cached: value must be at most" in caplog.text
+    assert await cache.get("b") == b"2"
 
 
 async def test_a_function_is_cached_by_its_arguments(cache: Client) -> None:
