@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 
 from cacheservice.errors import CacheServiceError
-from cacheservice.node.fences import Kind
+from cacheservice.node.fences import MAX_FENCES, Kind
 from cacheservice.node.node import MAX_HOPS
 from cacheservice.node.operations import (
     Delete,
@@ -19,6 +19,7 @@ from cacheservice.node.operations import (
     Set,
     SetResult,
 )
+from cacheservice.node.shard import MAX_TOMBSTONE_BYTES, TOMBSTONE_BYTES
 from tests.simulation.world import SimNode, World
 
 TIMEOUT_MS = 5_000
@@ -181,6 +182,17 @@ def _shown(what: object) -> str:
             return f"{what.value!r}, version {what.version}, from {what.served_by} by {what.hops} hops"
         case _:
             return str(what)
+
+
+def check_bounds(world: World) -> None:
+    """At any time: no node holds more than it may."""
+    for name, node in world.nodes.items():
+        shard = node.node.shard
+        held = sum(store.bytes for store in shard.store.parts.values())
+        if held > world.max_bytes:
+            raise Violation(f"{name} holds {held} bytes, of {world.max_bytes} at most")
+        if shard.tombstones * TOMBSTONE_BYTES > MAX_TOMBSTONE_BYTES or len(shard.fences) > MAX_FENCES:
+            raise Violation(f"{name} remembers {shard.tombstones} removals and {len(shard.fences)} fences")
 
 
 def check_agreement(world: World, clients: Sequence[ModelClient]) -> None:

@@ -110,7 +110,7 @@ class SimNode:
         local = Member(node_id, address, phase=Phase.JOINING, zone=zone, epoch=clock.wall_ms())
         self.core = Membership(local, config, Random(world.rng.random()), clock.now_ms())
         self.views = ViewBuilder(world.virtual_nodes)
-        store = Store(1 << 30, now=clock.now_ms())
+        store = Store(world.max_bytes, now=clock.now_ms())
         self.node = Node(
             NodeConfig(node_id),
             Shard(node_id, store, clock, Namespaces(), Random(world.rng.random())),
@@ -320,8 +320,16 @@ class World:
     """Nodes n1 to n<count>, each with those that run when it is started as seeds."""
 
     def __init__(
-        self, seed: int, count: int, virtual_nodes: int = 32, max_skew_ms: int = 0, zones: int = 1
+        self,
+        seed: int,
+        count: int,
+        virtual_nodes: int = 32,
+        max_skew_ms: int = 0,
+        zones: int = 1,
+        max_bytes: int = 1 << 30,
     ) -> None:
+        self.max_bytes = max_bytes
+        """What the entries of a node may occupy."""
         self.rng = Random(seed)
         self.virtual_nodes = virtual_nodes
         self.network = Network(Random(self.rng.random()))
