@@ -30,6 +30,7 @@ from cacheservice.server.cache_service import CacheServicer
 from cacheservice.server.channels import PeerChannels, channel_options
 from cacheservice.server.cluster_scan import ClusterScan
 from cacheservice.server.cluster_service import ClusterServicer
+from cacheservice.server.decode import Bounds
 from cacheservice.server.drained import Drained
 from cacheservice.server.exchange import Exchange
 from cacheservice.server.gossip import Gossip, RingSettings
@@ -110,7 +111,12 @@ class NodeServer:
         core = Membership(local, MembershipConfig(settings.cluster_id), random.Random(), clock.now_ms())
         self._core = core
         self._transport = GrpcTransport(
-            settings.cluster_id, settings.node_id, self._channels, clock, lambda: self._node.ring_epoch
+            settings.cluster_id,
+            settings.node_id,
+            self._channels,
+            clock,
+            lambda: self._node.ring_epoch,
+            Bounds(settings.max_value_bytes, settings.replication_factor),
         )
         self._gossip = Gossip(
             core,

@@ -1,4 +1,4 @@
-"""Operations, their results and replicas between nodes: the sending and the receiving side of each."""
+"""Operations, their results and fences between nodes: the sending and the receiving side of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from cacheservice.node.fences import Fence, Kind
 from cacheservice.node.leases import Failure, Lease
 from cacheservice.node.operations import (
     Answer,
-    Change,
     Delete,
     DeleteOutcome,
     DeleteResult,
@@ -24,7 +23,6 @@ from cacheservice.node.operations import (
     Touch,
     TouchResult,
 )
-from cacheservice.store import Entry
 from cacheservice.v1 import cache_pb2, peer_pb2
 from cacheservice.wire import from_status
 
@@ -111,47 +109,6 @@ def _get_from_proto(get: cache_pb2.GetResponse) -> GetResult:
         Lease(get.lease_token, get.lease_ms) if get.lease_token else None,
         Failure(failure.error, failure.retry_after_ms) if get.HasField("load_failure") else None,
     )
-
-
-def change_to_proto(change: Change, now: int) -> peer_pb2.ReplicaEntry:
-    entry = change.entry
-    if entry is None:
-        return peer_pb2.ReplicaEntry(key=change.key, version=change.version, removed=True)
-    return peer_pb2.ReplicaEntry(
-        key=change.key,
-        version=change.version,
-        value=entry.value,
-        ttl_ms=max(0, entry.expires - now) if entry.expires else 0,
-        stale=bool(entry.expires) and entry.expires <= now,
-        stale_ms=_left(entry, entry.stale_ms, now),
-        stale_if_error_ms=_left(entry, entry.stale_if_error_ms, now),
-        absent=entry.absent,
-        load_ms=entry.load_ms,
-        age_ms=max(0, now - entry.created),
-        tags=entry.tags,
-    )
-
-
-def _left(entry: Entry, past_expiry_ms: int, now: int) -> int:
-    """What is left of a window that begins when the entry expires."""
-    return past_expiry_ms if entry.is_fresh(now) else max(0, entry.expires + past_expiry_ms - now)
-
-
-def change_from_proto(replica: peer_pb2.ReplicaEntry, now: int) -> Change:
-    if replica.removed:
-        return Change(replica.key, replica.version, None)
-    entry = Entry(
-        replica.value,
-        replica.version,
-        created=now - replica.age_ms,
-        expires=now + replica.ttl_ms if replica.ttl_ms or replica.stale else 0,
-        stale_ms=replica.stale_ms,
-        load_ms=replica.load_ms,
-        tags=tuple(replica.tags),
-        stale_if_error_ms=replica.stale_if_error_ms,
-        absent=replica.absent,
-    )
-    return Change(replica.key, replica.version, entry)
 
 
 def fence_to_proto(fence: Fence) -> peer_pb2.Fence:

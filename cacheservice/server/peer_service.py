@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import chain, repeat
 
@@ -18,7 +18,7 @@ from cacheservice.errors import (
 )
 from cacheservice.node.node import MAX_HOPS, Node
 from cacheservice.node.operations import Change
-from cacheservice.server import decode, encode, peer_codec
+from cacheservice.server import copies, decode, encode, peer_codec
 from cacheservice.server.cluster_scan import ClusterScan
 from cacheservice.server.gossip import Gossip
 from cacheservice.server.guard import Admission, Context, guarded
@@ -28,6 +28,9 @@ from cacheservice.v1.peer_pb2_grpc import PeerServiceServicer
 from cacheservice.wire import to_status
 
 _log = logging.getLogger(__name__)
+
+MAX_COPY_OVERHEAD = 4 * 1024
+"""What key, tags and framing take beside a value on its way to another node, at most."""
 
 _Answer = peer_pb2.PeerServiceExchangeResponse
 
@@ -139,11 +142,10 @@ class PeerServicer(PeerServiceServicer):
 
     def _replicate(self, request: peer_pb2.ReplicateRequest) -> peer_pb2.ReplicateResponse:
         self._check(request.header)
-        decode.batch_size("entries", request.entries)
         header = request.header
         return peer_pb2.ReplicateResponse(
             versions=self._take(
-                request.entries,
+                request.copies,
                 lambda changes: self._node.owner.take_copies(changes, header.from_node, header.ring_epoch),
             )
         )
@@ -155,9 +157,8 @@ class PeerServicer(PeerServiceServicer):
 
     def _hand_over(self, request: peer_pb2.HandOverRequest) -> peer_pb2.HandOverResponse:
         self._check(request.header)
-        decode.batch_size("entries", request.entries)
         take_in = partial(self._node.owner.take_in, if_room=request.if_room)
-        return peer_pb2.HandOverResponse(versions=self._take(request.entries, take_in))
+        return peer_pb2.HandOverResponse(versions=self._take(request.copies, take_in))
 
     def _reading(self, request: peer_pb2.ReadingRequest) -> peer_pb2.ReadingResponse:
         self._check(request.header)
@@ -177,38 +178,25 @@ class PeerServicer(PeerServiceServicer):
     def _fetch(self, request: peer_pb2.FetchRequest) -> peer_pb2.FetchResponse:
         self._check(request.header)
         decode.batch_size("keys", request.keys)
-        now = self._clock.now_ms()
-        response = peer_pb2.FetchResponse()
+        found: list[Change] = []
         left = int(self._max_answer_bytes)
         for change, known in zip(
             map(self._node.shard.change, request.keys), chain(request.known_versions, repeat(0)), strict=False
         ):
             if change is None or change.version <= known:
                 continue
-            entry = peer_codec.change_to_proto(change, now)
-            left -= entry.ByteSize()
+            left -= MAX_COPY_OVERHEAD + (len(change.entry.value) if change.entry else 0)
             if left < 0:
                 break
-            response.entries.append(entry)
-        return response
+            found.append(change)
+        return peer_pb2.FetchResponse(copies=copies.to_proto(found, self._clock.now_ms()))
 
-    def _take(
-        self, entries: Sequence[peer_pb2.ReplicaEntry], take: Callable[[list[Change]], list[int]]
-    ) -> list[int]:
+    def _take(self, sent: peer_pb2.Copies, take: Callable[[list[Change]], list[int]]) -> list[int]:
         """The version held afterwards of each; 0 for one that no node within its bounds would have sent."""
-        now = self._clock.now_ms()
-        sound: list[Change] = []
-        refused: set[int] = set()
-        for row, entry in enumerate(entries):
-            try:
-                decode.replica(entry, self._bounds)
-            except InvalidArgument as error:
-                _log.warning("a copy was refused: %s", error)
-                refused.add(row)
-            else:
-                sound.append(peer_codec.change_from_proto(entry, now))
-        versions = iter(take(sound))
-        return [0 if row in refused else next(versions) for row in range(len(entries))]
+        decode.batch_size("copies", range(copies.size_of(sent)))
+        changes = copies.from_proto(sent, self._clock.now_ms(), self._bounds)
+        versions = iter(take([change for change in changes if change is not None]))
+        return [0 if change is None else next(versions) for change in changes]
 
     def _check(self, header: peer_pb2.PeerHeader) -> None:
         if header.cluster_id != self._cluster_id:

@@ -19,8 +19,9 @@ from cacheservice.errors import (
 from cacheservice.node.fences import Fence
 from cacheservice.node.operations import Answer, Change, Operation
 from cacheservice.node.transport import PeerUnreachable
-from cacheservice.server import peer_codec
+from cacheservice.server import copies, peer_codec
 from cacheservice.server.channels import PeerChannels
+from cacheservice.server.decode import Bounds
 from cacheservice.server.peer_stream import Question, StreamEnded
 from cacheservice.v1 import cache_pb2, peer_pb2
 
@@ -44,7 +45,9 @@ class GrpcTransport:
         channels: PeerChannels,
         clock: Clock,
         ring_epoch: Callable[[], int],
+        bounds: Bounds,
     ) -> None:
+        self._bounds = bounds
         self._cluster_id = cluster_id
         self._node_id = node_id
         self._channels = channels
@@ -91,13 +94,12 @@ class GrpcTransport:
         return answers
 
     async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
-        def to_request(rows: list[peer_pb2.ReplicaEntry]) -> peer_pb2.PeerServiceExchangeRequest:
-            replicate = peer_pb2.ReplicateRequest(header=self._header(node_id), entries=rows)
+        def to_request(rows: list[Change]) -> peer_pb2.PeerServiceExchangeRequest:
+            replicate = peer_pb2.ReplicateRequest(header=self._header(node_id), copies=self._copies(rows))
             return peer_pb2.PeerServiceExchangeRequest(replicate=replicate)
 
-        rows = self._rows(changes)
-        size = sum(len(row.value) for row in rows)
-        question = Question("replicate", rows, size, timeout_ms, to_request, _replicate_rows)
+        size = sum(len(change.entry.value) for change in changes if change.entry is not None)
+        question = Question("replicate", list(changes), size, timeout_ms, to_request, _replicate_rows)
         try:
             return await self._ask(node_id, COPIES, question)
         except CacheServiceError as error:
@@ -114,12 +116,12 @@ class GrpcTransport:
 
         question = Question("", list(keys), 0, timeout_ms, to_request, _fetch_rows)
         try:
-            entries = await self._ask(node_id, COPIES, question)
+            [found] = await self._ask(node_id, COPIES, question)
+            changes = copies.from_proto(found, self._clock.now_ms(), self._bounds)
         except CacheServiceError as error:
             _log.warning("%s gives no copies: %s", node_id, error)
             return []
-        now = self._clock.now_ms()
-        return [peer_codec.change_from_proto(entry, now) for entry in entries]
+        return [change for change in changes if change is not None]
 
     async def held(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[int]:
         def to_request(rows: list[str]) -> peer_pb2.PeerServiceExchangeRequest:
@@ -133,14 +135,14 @@ class GrpcTransport:
     async def hand_over(
         self, node_id: str, changes: Sequence[Change], *, if_room: bool, timeout_ms: int
     ) -> list[int]:
-        def to_request(rows: list[peer_pb2.ReplicaEntry]) -> peer_pb2.PeerServiceExchangeRequest:
+        def to_request(rows: list[Change]) -> peer_pb2.PeerServiceExchangeRequest:
             return peer_pb2.PeerServiceExchangeRequest(
                 hand_over=peer_pb2.HandOverRequest(
-                    header=self._header(node_id), entries=rows, if_room=if_room
+                    header=self._header(node_id), copies=self._copies(rows), if_room=if_room
                 )
             )
 
-        question = Question("", self._rows(changes), 0, timeout_ms, to_request, _hand_over_rows)
+        question = Question("", list(changes), 0, timeout_ms, to_request, _hand_over_rows)
         return await self._ask_or_give_up(node_id, question)
 
     async def handed_over(self, node_id: str, ring_epoch: int, absences: int, *, timeout_ms: int) -> None:
@@ -210,9 +212,8 @@ class GrpcTransport:
         except CacheServiceError as error:
             raise PeerUnreachable(node_id, error.message, maybe_done=False) from None
 
-    def _rows(self, changes: Sequence[Change]) -> list[peer_pb2.ReplicaEntry]:
-        now = self._clock.now_ms()
-        return [peer_codec.change_to_proto(change, now) for change in changes]
+    def _copies(self, changes: Sequence[Change]) -> peer_pb2.Copies:
+        return copies.to_proto(changes, self._clock.now_ms())
 
     async def _ask(self, node_id: str, purpose: str, question: Question) -> list[Any]:
         """The peer's answer. PeerUnreachable when it gave none; else the error that it answered with."""
@@ -255,8 +256,8 @@ def _replicate_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[int]
     return list(response.replicate.versions)
 
 
-def _fetch_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[peer_pb2.ReplicaEntry]:
-    return list(response.fetch.entries)
+def _fetch_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[peer_pb2.Copies]:
+    return [response.fetch.copies]
 
 
 def _held_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[int]:

@@ -496,30 +496,90 @@ class ReplicaEntry(_message.Message):
 Global___ReplicaEntry: _TypeAlias = ReplicaEntry  # noqa: Y015
 
 @_typing.final
+class Copies(_message.Message):
+    """Copies. Entries that have nothing beside a time to live stand in columns, the others by themselves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    TTL_MS_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
+    OTHER_POSITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The keys of the former."""
+
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their versions."""
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Their values."""
+
+    @_builtins.property
+    def ttl_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Milliseconds until each expires, counted from receipt; 0 for never. Empty when none expires."""
+
+    @_builtins.property
+    def age_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Milliseconds since each value was written. Empty for 0."""
+
+    @_builtins.property
+    def others(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaEntry]:
+        """All others, removals among them."""
+
+    @_builtins.property
+    def other_positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Where in the whole, from 0, each of those has its place."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        versions: _abc.Iterable[_builtins.int] | None = ...,
+        values: _abc.Iterable[_builtins.bytes] | None = ...,
+        ttl_ms: _abc.Iterable[_builtins.int] | None = ...,
+        age_ms: _abc.Iterable[_builtins.int] | None = ...,
+        others: _abc.Iterable[Global___ReplicaEntry] | None = ...,
+        other_positions: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "keys", b"keys", "other_positions", b"other_positions", "others", b"others", "ttl_ms", b"ttl_ms", "values", b"values", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Copies: _TypeAlias = Copies  # noqa: Y015
+
+@_typing.final
 class ReplicateRequest(_message.Message):
     """Copies to keep."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
-    ENTRIES_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> Global___PeerHeader:
         """Whom it is for."""
 
     @_builtins.property
-    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaEntry]:
+    def copies(self) -> Global___Copies:
         """The copies, at most 10,000."""
 
     def __init__(
         self,
         *,
         header: Global___PeerHeader | None = ...,
-        entries: _abc.Iterable[Global___ReplicaEntry] | None = ...,
+        copies: Global___Copies | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "header", b"header"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "header", b"header"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -596,19 +656,19 @@ class FetchResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    ENTRIES_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaEntry]:
+    def copies(self) -> Global___Copies:
         """Entries and removals of those keys of which the receiver knows anything, as many as fit a message."""
 
     def __init__(
         self,
         *,
-        entries: _abc.Iterable[Global___ReplicaEntry] | None = ...,
+        copies: Global___Copies | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -675,7 +735,7 @@ class HandOverRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
-    ENTRIES_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
     IF_ROOM_FIELD_NUMBER: _builtins.int
     if_room: _builtins.bool
     """True: entries that would drive others out of the receiver's store are not wanted."""
@@ -684,19 +744,19 @@ class HandOverRequest(_message.Message):
         """Whom it is for."""
 
     @_builtins.property
-    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaEntry]:
+    def copies(self) -> Global___Copies:
         """At most 10,000."""
 
     def __init__(
         self,
         *,
         header: Global___PeerHeader | None = ...,
-        entries: _abc.Iterable[Global___ReplicaEntry] | None = ...,
+        copies: Global___Copies | None = ...,
         if_room: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "header", b"header", "if_room", b"if_room"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "header", b"header", "if_room", b"if_room"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

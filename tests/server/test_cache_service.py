@@ -311,13 +311,13 @@ async def test_peers_that_mean_somebody_else_are_refused(channel: grpc.aio.Chann
         (peer_pb2.PeerHeader(cluster_id="other", to_node="n1"), "CLUSTER_ID_MISMATCH"),
         (peer_pb2.PeerHeader(cluster_id="cacheservice", to_node="n2"), "NODE_ID_MISMATCH"),
     ]:
-        entries = [peer_pb2.ReplicaEntry(key="k", version=1)]
+        copies = peer_pb2.Copies(keys=["k"], versions=[1], values=[b"v"])
         for request in (
             peer_pb2.PeerServiceExchangeRequest(
                 forward=peer_pb2.ForwardRequest(header=header, operations=operations)
             ),
             peer_pb2.PeerServiceExchangeRequest(
-                replicate=peer_pb2.ReplicateRequest(header=header, entries=entries)
+                replicate=peer_pb2.ReplicateRequest(header=header, copies=copies)
             ),
             peer_pb2.PeerServiceExchangeRequest(fetch=peer_pb2.FetchRequest(header=header, keys=["k"])),
         ):

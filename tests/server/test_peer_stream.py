@@ -37,7 +37,7 @@ class Call:
     def answer(self, request: peer_pb2.PeerServiceExchangeRequest) -> None:
         """Answers each copy with its version."""
         response = peer_pb2.PeerServiceExchangeResponse(request_id=request.request_id)
-        response.replicate.versions.extend(entry.version for entry in request.replicate.entries)
+        response.replicate.versions.extend(entry.version for entry in request.replicate.copies.others)
         self.answers.put_nowait(response)
 
 
@@ -61,7 +61,8 @@ class Calls:
 
 def copies(*versions: int, kind: str = "replicate", size: int = 0, timeout_ms: int = 60_000) -> Question:
     def to_request(rows: list[Any]) -> peer_pb2.PeerServiceExchangeRequest:
-        return peer_pb2.PeerServiceExchangeRequest(replicate=peer_pb2.ReplicateRequest(entries=rows))
+        replicate = peer_pb2.ReplicateRequest(copies=peer_pb2.Copies(others=rows))
+        return peer_pb2.PeerServiceExchangeRequest(replicate=replicate)
 
     def rows_of(answer: peer_pb2.PeerServiceExchangeResponse) -> list[int]:
         return list(answer.replicate.versions)
@@ -81,7 +82,7 @@ async def test_what_waits_together_leaves_as_one_and_comes_back_apart() -> None:
     stream = PeerStream(calls)
     tasks = await asking(stream, copies(1, 2), copies(3), copies(4, kind="other"), copies(5))
     sent = [await (await calls.last()).sent.get() for _ in range(3)]
-    assert [[entry.version for entry in request.replicate.entries] for request in sent] == [
+    assert [[entry.version for entry in request.replicate.copies.others] for request in sent] == [
         [1, 2, 3],
         [4],
         [5],
@@ -97,7 +98,7 @@ async def test_bounds_of_what_leaves_together() -> None:
     stream = PeerStream(calls)
     many = [1] * (MAX_ROWS - 1)
     await asking(stream, copies(*many), copies(2), copies(3), copies(4, size=MAX_BYTES), copies(5))
-    sizes = [len((await (await calls.last()).sent.get()).replicate.entries) for _ in range(3)]
+    sizes = [len((await (await calls.last()).sent.get()).replicate.copies.others) for _ in range(3)]
     assert sizes == [MAX_ROWS, 2, 1]
     await stream.close()
 
@@ -122,7 +123,7 @@ async def test_others_wait_for_those_under_way_but_not_for_slow_ones() -> None:
     assert (await calls.last()).sent.empty()
     async with asyncio.timeout(10):
         request = await (await calls.last()).sent.get()
-    assert [entry.version for entry in request.replicate.entries] == [8, 9]
+    assert [entry.version for entry in request.replicate.copies.others] == [8, 9]
     await stream.close()
 
 
