@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from cacheservice.cli import cluster, drain, entries, inspection, members, replay, serve, simulate, sweeps
+from cacheservice.cli import (
+    cluster,
+    drain,
+    entries,
+    inspection,
+    members,
+    replay,
+    serve,
+    simulate,
+    sweeps,
+    watch,
+)
 
 app = typer.Typer(
     help="A self-hosted gRPC cache cluster.",
@@ -45,6 +56,7 @@ app.command()(entries.incr)
 app.command()(sweeps.scan)
 app.command()(sweeps.invalidate)
 app.command()(sweeps.flush)
+app.command()(watch.watch)
 app.command()(members.members)
 app.command()(inspection.ring)
 app.command()(inspection.stats)

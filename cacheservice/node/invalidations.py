@@ -46,7 +46,9 @@ class Invalidations:
         peers: Peers,
         clock: Clock,
         is_hinted: Callable[[str], bool],
+        on_removed: Callable[[Fence], None],
     ) -> None:
+        self._on_removed = on_removed
         self._is_hinted = is_hinted
         self._clock = clock
         self._dead_since: dict[str, int] = {}
@@ -107,7 +109,10 @@ class Invalidations:
                 self._shard.bury(key, version)
             return self._peers.view.ring.owners(key, 1) == (self._node_id,)
 
-        return await self._sweeps.remove(fence, removed)
+        try:
+            return await self._sweeps.remove(fence, removed)
+        finally:
+            self._on_removed(fence)
 
     async def learn(self, timeout_ms: int) -> bool:
         """Takes over what others know, of which any one knows all; False when nobody answers."""

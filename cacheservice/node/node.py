@@ -21,6 +21,7 @@ from cacheservice.errors import (
     shown,
 )
 from cacheservice.node.courier import Courier
+from cacheservice.node.events import Events
 from cacheservice.node.fill_waits import FillWaits
 from cacheservice.node.handoff import Handoff
 from cacheservice.node.invalidations import Invalidations
@@ -88,6 +89,7 @@ class Node:
         self._neighbours = _neighbours(config.node_id, view.ring)
         self._settling = Settling(config.node_id, config.replication_factor, view)
         self._on_settled = on_settled
+        self.events = Events(config.node_id, shard, clock, lambda: self.ring_epoch)
         self.sweeps = Sweeps(shard.store, clock)
         self.invalidations = Invalidations(
             config.node_id,
@@ -97,6 +99,7 @@ class Node:
             self._peers,
             clock,
             lambda key: self.owner.replicator.hints.holds(key),
+            self.events.fenced,
         )
         self.handoff = Handoff(
             config.node_id,

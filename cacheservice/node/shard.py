@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -95,6 +95,8 @@ class Shard:
             MAX_TOMBSTONE_BYTES, TOMBSTONE_MS, timer=clock.now_ms, getsizeof=_size_of_tombstone
         )
         """Version, and length of the key."""
+        self.on_change: Callable[[str, int], None] | None = None
+        """Is told the key and version of each write and removal here, once it is done."""
 
     @property
     def tombstones(self) -> int:
@@ -200,8 +202,7 @@ class Shard:
         if self.fences.above(change.key, change.entry.tags if change.entry else ()) >= change.version:
             if current is not None and version_of(current) < change.version:
                 # What is here was overwritten before that was invalidated.
-                self.store.delete(change.key)
-                self.bury(change.key, change.version)
+                self._remove(change.key, change.version)
             return 0
         removed_at = self._removed_at(change.key)
         if removed_at >= change.version:
@@ -209,14 +210,15 @@ class Shard:
         if current is not None and not _wins(change, current):
             return version_of(current)
         if change.entry is None:
-            self.store.delete(change.key)
-            self.bury(change.key, change.version)
+            self._remove(change.key, change.version)
             return change.version
         try:
             self._put(change.key, change.entry)
         except ResourceExhausted:
             # The older copy must not be served once the newer one is acknowledged elsewhere.
             self.store.delete(change.key)
+            if self.on_change is not None:
+                self.on_change(change.key, change.version)
             return 0
         return change.version
 
@@ -282,7 +284,7 @@ class Shard:
         self._versions.observe(version)
         newer = self._versions.next(after=version)
         if change.entry is None:
-            self.bury(change.key, newer)
+            self._remove(change.key, newer)
             return Change(change.key, newer, None)
         entry = change.entry._replace(version=newer)
         self._put(change.key, entry)
@@ -405,8 +407,7 @@ class Shard:
             if held != operation.if_version:
                 return DeleteResult(DeleteOutcome.CONFLICT, held), None
         version = self._next_version(operation.key, held)
-        self.store.delete(operation.key)
-        self.bury(operation.key, version)
+        self._remove(operation.key, version)
         outcome = DeleteOutcome.DELETED if is_there else DeleteOutcome.NOT_FOUND
         return DeleteResult(outcome, version), Change(operation.key, version, None)
 
@@ -446,6 +447,14 @@ class Shard:
             self._tombstones.pop(key, None)
         if self.leases:
             self.leases.settle(key)
+        if self.on_change is not None:
+            self.on_change(key, entry.version)
+
+    def _remove(self, key: str, version: int) -> None:
+        self.store.delete(key)
+        self.bury(key, version)
+        if self.on_change is not None:
+            self.on_change(key, version)
 
     def bury(self, key: str, version: int) -> None:
         """Remembers that the key was removed."""

@@ -40,6 +40,7 @@ from cacheservice.server.peer_service import PeerServicer
 from cacheservice.server.streams import Streams
 from cacheservice.server.supervision import for_ever
 from cacheservice.server.transport import GrpcTransport
+from cacheservice.server.watches import Watches
 from cacheservice.store import PartitionedStore, Store
 from cacheservice.v1 import admin_pb2, cache_pb2, cluster_pb2, peer_pb2
 from cacheservice.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
@@ -182,6 +183,7 @@ class NodeServer:
             await self.drain(self._settings.drain_seconds)
         finally:
             self._streams.close()
+            self._watches.close()
             self._cluster.close()
             await self._server.stop(_FINISH_SECONDS)
             for task in self._loops:
@@ -208,9 +210,11 @@ class NodeServer:
         admission = self._admission
         cluster_scan = ClusterScan(settings.node_id, node, self._transport, settings.max_message_bytes)
         exchange = Exchange(Batches(node), admission, settings, lambda: node.ring_epoch)
+        self._watches = Watches(settings.node_id, node.events, self._channels, clock)
         server: Any = TolerantServer(self._server)
         add_CacheServiceServicer_to_server(
-            CacheServicer(node, settings, admission, exchange, self._streams, cluster_scan), server
+            CacheServicer(node, settings, admission, exchange, self._streams, cluster_scan, self._watches),
+            server,
         )
         self._cluster = ClusterServicer(node, self._gossip, settings, admission)
         add_ClusterServiceServicer_to_server(self._cluster, server)
@@ -254,6 +258,8 @@ class NodeServer:
             names = ", ".join(member.node_id for member in view.ring.members)
             _log.info("ring %d: %s", view.ring.epoch, names or "nobody")
         self._node.set_view(view)
+        ring = {member.node_id for member in view.ring.members} - {self._settings.node_id}
+        self._watches.follow({name: address for name, address in addresses.items() if name in ring})
         self._cluster.changed()
 
     async def _keep_store(self, store: Store | PartitionedStore) -> None:

@@ -15,8 +15,9 @@ from cacheservice.node.operations import Answer, Operation
 from cacheservice.server import decode, encode
 from cacheservice.server.cluster_scan import ClusterScan
 from cacheservice.server.exchange import FRAMING, Exchange
-from cacheservice.server.guard import Admission, Context, guarded, not_yet_streaming, time_left_ms
+from cacheservice.server.guard import Admission, Context, guarded, time_left_ms
 from cacheservice.server.streams import Streams
+from cacheservice.server.watches import Watches
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer
 from cacheservice.wire import to_status
@@ -31,7 +32,9 @@ class CacheServicer(CacheServiceServicer):
         exchange: Exchange,
         streams: Streams,
         cluster_scan: ClusterScan,
+        watches: Watches,
     ) -> None:
+        self._watches = watches
         self._node = node
         self._cluster_scan = cluster_scan
         self._admission = admission
@@ -130,7 +133,10 @@ class CacheServicer(CacheServiceServicer):
     ) -> pb.ReleaseLeaseResponse:
         return encode.release(await self._execute(decode.release(request), context), self._node.ring_epoch)
 
-    Watch = not_yet_streaming("Watch")
+    @guarded
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> None:  # type: ignore[override]
+        self._admission.check_open()
+        await self._watches.serve(request, context.write)
 
     @guarded
     async def InvalidateTag(

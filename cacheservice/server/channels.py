@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import grpc
 
 from cacheservice.server.peer_stream import PeerStream
+from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.peer_pb2_grpc import PeerServiceStub
 from cacheservice.wire import connects
 
 if TYPE_CHECKING:
+    from cacheservice.v1.cache_pb2_grpc import CacheServiceAsyncStub
     from cacheservice.v1.peer_pb2_grpc import PeerServiceAsyncStub
 
 _RECONNECT_MS = 100
@@ -70,6 +72,10 @@ class PeerChannels:
             stub = self._get(address)[1]
             found = streams[purpose] = PeerStream(lambda: stub.Exchange())
         return found
+
+    def cache_stub(self, address: str) -> CacheServiceAsyncStub:
+        """For what the peer also does for clients."""
+        return CacheServiceStub(self._get(address)[0])
 
     async def connects(self, address: str, seconds: float) -> bool:
         """Whether there is a connection to `address`, or comes about in time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -148,16 +148,6 @@ def not_yet(rpc: str) -> Any:
 
     async def refuse(self: Any, request: Any, context: Context) -> NoReturn:
         await _abort(context, Unimplemented.yet("rpc", rpc))
-
-    return refuse
-
-
-def not_yet_streaming(rpc: str) -> Any:
-    """A streaming rpc of the contract that this version does not serve."""
-
-    async def refuse(self: Any, request: Any, context: Context) -> AsyncIterator[Any]:
-        await _abort(context, Unimplemented.yet("rpc", rpc))
-        yield
 
     return refuse
 

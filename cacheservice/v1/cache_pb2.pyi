@@ -1529,11 +1529,14 @@ class WatchRequest(_message.Message):
     THIS_NODE_ONLY_FIELD_NUMBER: _builtins.int
     this_node_only: _builtins.bool
     """True: only what happens on the called node, for callers that watch each node by itself. False: what
-    happens on all nodes, as far as the called one can reach them; one that it cannot reach has a gap.
+    happens on all nodes, as far as the called one can reach them; one that it cannot reach has a gap, and
+    no heartbeats. After each change of the ring every other node in it has a heartbeat or a gap.
     """
     @_builtins.property
     def prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Key prefixes, at most 100; none means every key. Invalidations by tag are sent whatever the prefixes."""
+        """Key prefixes of 1 to 1,024 bytes, at most 100; none means every key. Invalidations by tag are sent
+        whatever the prefixes.
+        """
 
     def __init__(
         self,
@@ -1635,13 +1638,20 @@ class WatchResponse(_message.Message):
     INVALIDATION_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     GAP_FIELD_NUMBER: _builtins.int
+    MOMENT_MS_FIELD_NUMBER: _builtins.int
     RING_EPOCH_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """The id of the node where it happened."""
     sequence: _builtins.int
-    """Grows by 1 with every event of the node on this stream; a jump is a gap."""
+    """Grows by 1 with every invalidation of the node on this stream, and by those lost with a gap; a jump is
+    a gap.
+    """
+    moment_ms: _builtins.int
+    """Milliseconds on the called node's clock, since some fixed moment: all that happened on `node` before then
+    has been sent. By how much it falls behind the caller's own clock tells how late the stream is.
+    """
     ring_epoch: _builtins.int
-    """The sending node's ring epoch."""
+    """The ring epoch of `node`; with a gap maybe that of the called node."""
     @_builtins.property
     def invalidation(self) -> Global___Invalidation:
         """Something changed."""
@@ -1662,11 +1672,12 @@ class WatchResponse(_message.Message):
         invalidation: Global___Invalidation | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         gap: Global___Gap | None = ...,
+        moment_ms: _builtins.int = ...,
         ring_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "gap", b"gap", "heartbeat", b"heartbeat", "invalidation", b"invalidation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "gap", b"gap", "heartbeat", b"heartbeat", "invalidation", b"invalidation", "node", b"node", "ring_epoch", b"ring_epoch", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "gap", b"gap", "heartbeat", b"heartbeat", "invalidation", b"invalidation", "moment_ms", b"moment_ms", "node", b"node", "ring_epoch", b"ring_epoch", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["invalidation", "heartbeat", "gap"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015

@@ -191,8 +191,10 @@ class CacheServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Streams invalidations of the keys under the given prefixes, for near caches. Ends with UNAVAILABLE
-        when the node drains; what happened until the next stream begins counts as a gap.
+        """Streams invalidations of the keys under the given prefixes, for near caches: every change of what a node
+        holds, as owner or as replica, but for expiry and eviction. The first message is a heartbeat: what happens
+        from then on is sent. Ends with UNAVAILABLE when the node drains; what happened until the next stream
+        begins counts as a gap. A thousand callers may watch a node at a time, RESOURCE_EXHAUSTED tells others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -84,8 +84,10 @@ class CacheServiceStub:
     ReleaseLease: _grpc.UnaryUnaryMultiCallable[_cache_pb2.ReleaseLeaseRequest, _cache_pb2.ReleaseLeaseResponse]
     """Gives the lease on a key back, because its value could not be loaded, or is no longer wanted. Idempotent."""
     Watch: _grpc.UnaryStreamMultiCallable[_cache_pb2.WatchRequest, _cache_pb2.WatchResponse]
-    """Streams invalidations of the keys under the given prefixes, for near caches. Ends with UNAVAILABLE
-    when the node drains; what happened until the next stream begins counts as a gap.
+    """Streams invalidations of the keys under the given prefixes, for near caches: every change of what a node
+    holds, as owner or as replica, but for expiry and eviction. The first message is a heartbeat: what happens
+    from then on is sent. Ends with UNAVAILABLE when the node drains; what happened until the next stream
+    begins counts as a gap. A thousand callers may watch a node at a time, RESOURCE_EXHAUSTED tells others.
     """
     InvalidateTag: _grpc.UnaryUnaryMultiCallable[_cache_pb2.InvalidateTagRequest, _cache_pb2.InvalidateTagResponse]
     """Removes every entry that was written with the tag, on all nodes. Idempotent."""
@@ -135,8 +137,10 @@ class CacheServiceAsyncStub(CacheServiceStub):
     ReleaseLease: _aio.UnaryUnaryMultiCallable[_cache_pb2.ReleaseLeaseRequest, _cache_pb2.ReleaseLeaseResponse]  # type: ignore[assignment]
     """Gives the lease on a key back, because its value could not be loaded, or is no longer wanted. Idempotent."""
     Watch: _aio.UnaryStreamMultiCallable[_cache_pb2.WatchRequest, _cache_pb2.WatchResponse]  # type: ignore[assignment]
-    """Streams invalidations of the keys under the given prefixes, for near caches. Ends with UNAVAILABLE
-    when the node drains; what happened until the next stream begins counts as a gap.
+    """Streams invalidations of the keys under the given prefixes, for near caches: every change of what a node
+    holds, as owner or as replica, but for expiry and eviction. The first message is a heartbeat: what happens
+    from then on is sent. Ends with UNAVAILABLE when the node drains; what happened until the next stream
+    begins counts as a gap. A thousand callers may watch a node at a time, RESOURCE_EXHAUSTED tells others.
     """
     InvalidateTag: _aio.UnaryUnaryMultiCallable[_cache_pb2.InvalidateTagRequest, _cache_pb2.InvalidateTagResponse]  # type: ignore[assignment]
     """Removes every entry that was written with the tag, on all nodes. Idempotent."""
@@ -249,8 +253,10 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cache_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cache_pb2.WatchResponse], _abc.AsyncIterator[_cache_pb2.WatchResponse]]:
-        """Streams invalidations of the keys under the given prefixes, for near caches. Ends with UNAVAILABLE
-        when the node drains; what happened until the next stream begins counts as a gap.
+        """Streams invalidations of the keys under the given prefixes, for near caches: every change of what a node
+        holds, as owner or as replica, but for expiry and eviction. The first message is a heartbeat: what happens
+        from then on is sent. Ends with UNAVAILABLE when the node drains; what happened until the next stream
+        begins counts as a gap. A thousand callers may watch a node at a time, RESOURCE_EXHAUSTED tells others.
         """
 
     @_abc_1.abstractmethod

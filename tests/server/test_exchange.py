@@ -360,7 +360,7 @@ async def serving(batches: SlowBatches, admission: Admission | None = None) -> A
     settings = Settings()
     exchanged = Exchange(batches, admission, settings, lambda: 1)  # type: ignore[arg-type]
     server = grpc.aio.server()
-    parts: Any = None, settings, admission, exchanged, Streams(), None
+    parts: Any = None, settings, admission, exchanged, Streams(), None, None
     registering: Any = TolerantServer(server)
     add_CacheServiceServicer_to_server(CacheServicer(*parts), registering)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -44,7 +44,7 @@ def admission(limit: int) -> Admission:
 @asynccontextmanager
 async def serving(node: SlowNode, in_flight: Admission) -> AsyncIterator[Any]:
     server = grpc.aio.server()
-    parts: Any = node, Settings(), in_flight, None, None, None
+    parts: Any = node, Settings(), in_flight, None, None, None, None
     add_CacheServiceServicer_to_server(CacheServicer(*parts), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
