@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cacheservice.client import Client, Codec, JsonCodec, MsgspecCodec, PickleCodec, SyncClient
+    from cacheservice.client import (
+        Client,
+        Codec,
+        JsonCodec,
+        MsgspecCodec,
+        NearCache,
+        PickleCodec,
+        SyncClient,
+    )
 
-__all__ = ["Client", "Codec", "JsonCodec", "MsgspecCodec", "PickleCodec", "SyncClient"]
+__all__ = ["Client", "Codec", "JsonCodec", "MsgspecCodec", "NearCache", "PickleCodec", "SyncClient"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from cacheservice.client.client import Client
 from cacheservice.client.codecs import Codec, JsonCodec, MsgspecCodec, PickleCodec
+from cacheservice.client.near_cache import NearCache
 from cacheservice.client.results import EntryInfo, Invalidated, Lookup, Outcome, SetResult
 from cacheservice.client.scan import Scan, SyncScan
 from cacheservice.client.sync_client import SyncClient
@@ -14,6 +15,7 @@ __all__ = [
     "JsonCodec",
     "Lookup",
     "MsgspecCodec",
+    "NearCache",
     "Outcome",
     "PickleCodec",
     "Scan",

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from asyncio import Future
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from cacheservice.client.results import SetResult
 from cacheservice.errors import (
@@ -22,33 +22,11 @@ from cacheservice.wire import from_status
 
 _NO_ANSWER = (Unavailable, NoOwnerReachable, NotReady, WrongOwner)
 """Errors that leave it open what another node would say."""
-
+NO_VALUE = (pb.GET_OUTCOME_MISS, pb.GET_OUTCOME_ABSENT)
+"""Outcomes of reads that have no value to give."""
 
 Times = tuple[float, float]
 """Until when the callers wait; and when another node is tried, if the one asked has not answered by then."""
-
-
-class Found(NamedTuple):
-    """What a read finds that would load what is missing."""
-
-    value: bytes | None
-    """None also when it is known that there is none."""
-    is_answer: bool
-    """Whether that may be served."""
-    token: bytes = b""
-    """Of the lease; empty when it was not given."""
-    failure: pb.LoadFailure | None = None
-    """Why nobody is to load the value now."""
-
-    @classmethod
-    def of(cls, response: pb.GetResponse) -> Found:
-        failure = response.load_failure if response.HasField("load_failure") else None
-        is_answer = response.outcome != pb.GET_OUTCOME_MISS
-        has_value = response.outcome in _WITH_VALUE
-        return cls(response.value if has_value else None, is_answer, response.lease_token, failure)
-
-
-_WITH_VALUE = (pb.GET_OUTCOME_HIT, pb.GET_OUTCOME_STALE)
 
 
 class Waiting(Protocol):
@@ -269,12 +247,12 @@ class Reads(Batch):
             request.get.read_preference = pb.READ_PREFERENCE_NEAREST
         request.get.keys.extend(self.keys)
 
-    def results(self, response: pb.ExchangeResponse) -> list[bytes | None]:
+    def results(self, response: pb.ExchangeResponse) -> list[Any]:
         values: list[bytes | None] = list(response.get.values)
         if all(values):
             return values
         return [
-            value if outcome in _WITH_VALUE else None
+            None if outcome in NO_VALUE else value
             for outcome, value in zip(response.get.outcomes, values, strict=True)
         ]
 
@@ -289,27 +267,6 @@ class Reads(Batch):
 
     def _columns(self, rows: Sequence[int], waiting: Waiting) -> Batch:
         return type(self)([self.keys[row] for row in rows], waiting, self.times, self.nearest)
-
-
-class LeasedReads(Reads):
-    """Reads of callers who would load what is missing. Results: a Found."""
-
-    __slots__ = ()
-
-    def _fill(self, request: pb.ExchangeRequest) -> None:
-        super()._fill(request)
-        request.get.lease.SetInParent()
-
-    def results(self, response: pb.ExchangeResponse) -> list[Any]:
-        found = [
-            Found(value if outcome in _WITH_VALUE else None, outcome != pb.GET_OUTCOME_MISS)
-            for outcome, value in zip(response.get.outcomes, response.get.values, strict=True)
-        ]
-        for lease in response.get.leases:
-            found[lease.index] = found[lease.index]._replace(token=lease.token)
-        for at in response.get.load_failures:
-            found[at.index] = found[at.index]._replace(failure=at.failure)
-        return found
 
 
 class Writes(Batch):

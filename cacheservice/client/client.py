@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, overload
@@ -17,12 +18,15 @@ from cacheservice.client.arguments import (
     checked_uint64,
     is_nearest,
 )
-from cacheservice.client.batch import Found, Times
+from cacheservice.client.batch import Times
 from cacheservice.client.cached import Arguments, Cached, KeyTemplates
 from cacheservice.client.channel import NodeStubs
 from cacheservice.client.codecs import Codec, Value
 from cacheservice.client.exchange import Exchange
+from cacheservice.client.leased import Found, LeasedReads
 from cacheservice.client.loads import Loads
+from cacheservice.client.near_cache import NearCache
+from cacheservice.client.near_reads import NearReads
 from cacheservice.client.nodes import Nodes
 from cacheservice.client.read_through import ReadThrough, loaded_on
 from cacheservice.client.results import Invalidated, Lookup, Outcome, SetResult
@@ -73,6 +77,8 @@ class Client(Generic[Value]):
 
     With `compress_above`, values of more bytes than that, once encoded, are compressed where that makes them
     shorter. Who reads them needs the option too, with whatever number.
+
+    With `near_cache` this process keeps what `get` and `get_many` have read; `lookup` always asks a node.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class Client(Generic[Value]):
         read_preference: ReadPreference = "owner",
         codec: Codec[Value] | None = None,
         compress_above: int | None = None,
+        near_cache: NearCache | None = None,
     ) -> None:
         if routing not in ("direct", "proxy"):
             raise ValueError(f"routing must be 'direct' or 'proxy', not {routing!r}")
@@ -98,6 +105,7 @@ class Client(Generic[Value]):
         self._nearest = is_nearest(read_preference)
         self._values = Values(codec, compress_above)
         self._watch = TopologyWatch(lambda: self.nodes.addresses, self.nodes.at, self._place, zone)
+        self._near = NearReads(near_cache, self.nodes, self._watch.differs) if near_cache else None
         self._opened: Exchange | None = None
         self.read_through = ReadThrough(Loads(self._read_leased, self._call_owner), self._values)
 
@@ -112,6 +120,8 @@ class Client(Generic[Value]):
     async def close(self) -> None:
         """Closes all connections. Calls under way end with an error."""
         await self.read_through.close()
+        if self._near is not None:
+            await self._near.watch.close()
         if self._opened is not None:
             await self._opened.close()
         await self._watch.close()
@@ -139,7 +149,11 @@ class Client(Generic[Value]):
         return await self.nodes.call(rpc, repeatable=repeatable, first=first)
 
     async def _read_leased(self, keys: list[str]) -> dict[str, Found]:
-        return await self._exchange.read_leased(keys, self._exchange.times())
+        if self._near is not None:
+            return await self._near.read_leased(self._exchange, keys)
+        exchange = self._exchange
+        found: dict[str, Found] = await exchange.read_many(keys, exchange.times(), kind=LeasedReads)
+        return found
 
     async def _call_owner(
         self,
@@ -173,12 +187,22 @@ class Client(Generic[Value]):
         if errors:
             raise errors[0]
 
+    def _writing(self, keys: Collection[str]) -> AbstractContextManager[None]:
+        return nullcontext() if self._near is None else self._near.copies.writing(keys)
+
+    def _sweeping(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._near is None else self._near.copies.sweeping()
+
     def _learn(self) -> None:
         if self._is_direct:
             self._watch.start()
+        elif self._near is not None:
+            self._near.watch.start_relayed()
 
     def _place(self, placement: Placement) -> None:
         self.nodes.learn(placement.addresses)
+        if self._near is not None:
+            self._near.watch.place(placement)
         if self._opened is not None:
             self._opened.place(placement)
 
@@ -192,11 +216,18 @@ class Client(Generic[Value]):
         self, key: str, default: Default | None = None, *, read_preference: ReadPreference | None = None
     ) -> Value | Default | None:
         """The value, fresh or stale, or `default` when there is none."""
+        near = self._near
+        if near is not None:
+            kept: Any = near.get(key)
+            if kept is not None:
+                return kept if self._values.is_plain else self._values.decode(key, kept)
         key = checked_key(key)
         nearest = self._nearest if read_preference is None else is_nearest(read_preference)
         exchange = self._exchange
         value: Any  # As bytes, which are the value itself if values are plain.
-        if nearest is not self._nearest:
+        if near is not None and near.keeps(key):
+            value = await near.read(exchange, key)
+        elif nearest is not self._nearest:
             value = (await exchange.read_many([key], exchange.times(), nearest=nearest)).get(key)
         elif nearest:
             value = await exchange.near_lane(key).read(key)
@@ -230,7 +261,12 @@ class Client(Generic[Value]):
         times = self._exchange.times()
         for start in range(0, len(wanted), _AT_A_TIME):
             part = wanted[start : start + _AT_A_TIME]
-            found |= self._values.decode_many(await self._exchange.read_many(part, times, nearest=nearest))
+            if self._near is None:
+                read = self._exchange.read_many(part, times, nearest=nearest)
+                found |= self._values.decode_many(await read)
+            else:
+                kept = await self._near.read_many(self._exchange, part, times, nearest=nearest)
+                found |= self._values.decode_many(kept)
         return found
 
     async def set(
@@ -256,7 +292,8 @@ class Client(Generic[Value]):
         stale_ms = checked_milliseconds("stale", stale)
         is_plain = not (if_absent or if_present or if_version is not None or tags or min_replicas)
         if is_plain and len(data) <= _MAX_ON_STREAM:
-            result: SetResult = await self._exchange.lane(key).write(key, data, ttl_ms, stale_ms)
+            with self._writing((key,)):
+                result: SetResult = await self._exchange.lane(key).write(key, data, ttl_ms, stale_ms)
             return result
         if [if_absent, if_present, if_version is not None].count(True) > 1:
             raise ValueError("of if_absent, if_present and if_version only one may be given")
@@ -277,11 +314,12 @@ class Client(Generic[Value]):
         return await self._set(request)
 
     async def _set(self, request: pb.SetRequest) -> SetResult:
-        response = await self._call(
-            lambda node, timeout: node.cache.Set(request, timeout=timeout),
-            repeatable=request.WhichOneof("condition") is None,
-            first=self._owner(request.key),
-        )
+        with self._writing((request.key,)):
+            response = await self._call(
+                lambda node, timeout: node.cache.Set(request, timeout=timeout),
+                repeatable=request.WhichOneof("condition") is None,
+                first=self._owner(request.key),
+            )
         return SetResult(response.outcome == pb.SET_OUTCOME_STORED, response.version, response.replicas)
 
     async def set_many(self, values: Mapping[str, Value], ttl: float = 0) -> None:
@@ -303,12 +341,14 @@ class Client(Generic[Value]):
 
         alone = [entry for entry in entries if len(entry[1]) > _MAX_ON_STREAM]
         together = [entry for entry in entries if len(entry[1]) <= _MAX_ON_STREAM] if alone else entries
-        await self._by_parts([*_parts(together, _AT_A_TIME), *_parts(alone, 1)], write, times)
+        with self._writing(values):
+            await self._by_parts([*_parts(together, _AT_A_TIME), *_parts(alone, 1)], write, times)
 
     async def delete(self, key: str) -> bool:
         """Removes the entry; whether there was one."""
         key = checked_key(key)
-        return await self._exchange.lane(key).remove(key)
+        with self._writing((key,)):
+            return await self._exchange.lane(key).remove(key)
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Removes the entries; how many there were. Raises the first failed key's error, after all."""
@@ -320,7 +360,9 @@ class Client(Generic[Value]):
             nonlocal removed
             removed += sum((await exchange.remove_many(part, times)).values())
 
-        await self._by_parts(_parts(checked_keys(keys), _AT_A_TIME), remove, times)
+        doomed = checked_keys(keys)
+        with self._writing(doomed):
+            await self._by_parts(_parts(doomed, _AT_A_TIME), remove, times)
         return removed
 
     async def get_or_load(
@@ -454,11 +496,12 @@ class Client(Generic[Value]):
     async def touch(self, key: str, ttl: float) -> bool:
         """Gives the entry `ttl` more seconds from now; whether there was one."""
         request = pb.TouchRequest(key=checked_key(key), ttl_seconds=checked_milliseconds("ttl", ttl) / 1_000)
-        response = await self._call(
-            lambda node, timeout: node.cache.Touch(request, timeout=timeout),
-            repeatable=True,
-            first=self._owner(key),
-        )
+        with self._writing((key,)):
+            response = await self._call(
+                lambda node, timeout: node.cache.Touch(request, timeout=timeout),
+                repeatable=True,
+                first=self._owner(key),
+            )
         return response.outcome == pb.TOUCH_OUTCOME_TOUCHED
 
     async def incr(self, key: str, delta: int = 1, *, initial: int = 0, ttl: float = 0) -> int:
@@ -469,27 +512,30 @@ class Client(Generic[Value]):
             initial=checked_int64("initial", initial),
             ttl_seconds=checked_milliseconds("ttl", ttl) / 1_000,
         )
-        response = await self._call(
-            lambda node, timeout: node.cache.Increment(request, timeout=timeout),
-            repeatable=False,
-            first=self._owner(key),
-        )
+        with self._writing((key,)):
+            response = await self._call(
+                lambda node, timeout: node.cache.Increment(request, timeout=timeout),
+                repeatable=False,
+                first=self._owner(key),
+            )
         return response.value
 
     async def invalidate_tag(self, tag: str) -> Invalidated:
         """Removes all entries with the tag that were written before, on all nodes."""
         request = pb.InvalidateTagRequest(tag=checked_text("tag", tag))
-        response = await self._call(
-            lambda node, timeout: node.cache.InvalidateTag(request, timeout=timeout), repeatable=True
-        )
+        with self._sweeping():
+            response = await self._call(
+                lambda node, timeout: node.cache.InvalidateTag(request, timeout=timeout), repeatable=True
+            )
         return Invalidated(response.removed, tuple(response.unreachable))
 
     async def invalidate_prefix(self, prefix: str) -> Invalidated:
         """Removes all entries whose key begins with the prefix that were written before, on all nodes."""
         request = pb.InvalidatePrefixRequest(prefix=checked_text("prefix", prefix))
-        response = await self._call(
-            lambda node, timeout: node.cache.InvalidatePrefix(request, timeout=timeout), repeatable=True
-        )
+        with self._sweeping():
+            response = await self._call(
+                lambda node, timeout: node.cache.InvalidatePrefix(request, timeout=timeout), repeatable=True
+            )
         return Invalidated(response.removed, tuple(response.unreachable))
 
     def scan(self, prefix: str = "", *, values: bool = False) -> Scan[Value]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cacheservice.client.batch import (
     Batch,
     Caller,
-    Found,
-    LeasedReads,
     Reads,
     Removals,
     Times,
@@ -72,21 +70,14 @@ class Exchange:
         return lane if lane is not None and lane.is_usable else self.lane(key)
 
     def read_many(
-        self, keys: list[str], times: Times, *, nearest: bool = False
-    ) -> asyncio.Future[dict[str, bytes]]:
-        """The values of those keys that have one; the keys are distinct."""
+        self, keys: list[str], times: Times, *, nearest: bool = False, kind: type[Reads] = Reads
+    ) -> asyncio.Future[dict[str, Any]]:
+        """The results, values or what else the kind of reads has, of those keys that have a value; the keys
+        are distinct."""
         caller = self._caller(keys)
         for lane, rows in self._by_lane(keys, nearest=nearest).items():
             for some in _chunks(rows):
-                lane.add(Reads(_picked(keys, some), caller, times, nearest))
-        return caller.future
-
-    def read_leased(self, keys: list[str], times: Times) -> asyncio.Future[dict[str, Found]]:
-        """What is found of the distinct keys, with the leases of what is to be loaded."""
-        caller = self._caller(keys)
-        for lane, rows in self._by_lane(keys).items():
-            for some in _chunks(rows):
-                lane.add(LeasedReads(_picked(keys, some), caller, times))
+                lane.add(kind(_picked(keys, some), caller, times, nearest))
         return caller.future
 
     def write_many(

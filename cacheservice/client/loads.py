@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from cacheservice.client.batch import Found
 from cacheservice.client.channel import NodeStubs
+from cacheservice.client.leased import Found
 from cacheservice.errors import (
     CacheServiceError,
     DeadlineExceeded,

@@ -173,7 +173,7 @@ class Pending:
             reads.append(batch)
             size += len(batch.keys)
             self._large.popleft()
-        return Reads.joined(reads)
+        return type(first).joined(reads)
 
     def _seal_half(self, under_way: int) -> None:
         waiting = sum(len(batch.keys) for batch in (self._reads, self._writes, self._removals) if batch)

@@ -16,6 +16,7 @@ from cacheservice.client.cached import Arguments, Cached, KeyTemplates
 from cacheservice.client.client import Client, ReadPreference, Routing
 from cacheservice.client.codecs import Codec, Value
 from cacheservice.client.loads import Terms
+from cacheservice.client.near_cache import NearCache
 from cacheservice.client.read_through import ReadThrough, loaded_on
 from cacheservice.client.results import Invalidated, Lookup, SetResult
 from cacheservice.client.scan import SyncScan
@@ -46,6 +47,7 @@ class SyncClient(Generic[Value]):
         read_preference: ReadPreference = "owner",
         codec: Codec[Value] | None = None,
         compress_above: int | None = None,
+        near_cache: NearCache | None = None,
     ) -> None:
         self._new_client = partial(
             Client,
@@ -56,6 +58,7 @@ class SyncClient(Generic[Value]):
             read_preference=read_preference,
             codec=codec,
             compress_above=compress_above,
+            near_cache=near_cache,
         )
         self._values = Values(codec, compress_above)
         self._new_client()
