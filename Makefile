@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/cacheservice/v1/*.proto)
 
-.PHONY: help run test slow simulate lint types arch unit proto bench-store bench-peers bench-membership bench-failover tools clean
+.PHONY: help run test slow simulate lint types arch unit proto bench-store bench-peers bench-membership bench-failover bench-near tools clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ bench-membership: .venv/dev ## Measure membership in simulation (half an hour)
 bench-failover: .venv/dev ## Measure what a load notices of kills, beside Redis Cluster, of restarts, scaling and handoff (20 min)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
 	$(BIN)/python -m benchmarks.failover kills redis rolling handoff --restart-after 10
+
+bench-near: .venv/dev ## Measure the near cache beside others, and how old what it serves may be (3 min; needs redis-server)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
+	$(BIN)/python -m benchmarks.near_cache
 
 tools: .tools/done ## Install the Go tools that some tests use
 

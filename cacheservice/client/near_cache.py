@@ -17,7 +17,7 @@ from cacheservice.limits import MAX_KEY_BYTES
 MAX_PREFIXES = 100
 MAX_REMEMBERED = 10_000
 """Changes that are remembered, for reads that were under way when they came."""
-COPY_BYTES = 600
+COPY_BYTES = 500
 """What a copy takes beside its key and value, about."""
 
 
