@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
-import grpc
 import typer
 from google.protobuf.message import Message
 
+from cacheservice.cli.all_nodes import ask_all
 from cacheservice.cli.members import topology_of
 from cacheservice.cli.output import (
     DEFAULT_TARGET,
     Json,
     Target,
-    fail,
     print_json,
     print_table,
     run,
-    split_targets,
 )
-from cacheservice.client import Client
 from cacheservice.client.topology import is_in_ring
 from cacheservice.ring import Ring, RingMember
 from cacheservice.v1 import admin_pb2
-from cacheservice.wire import from_rpc_error
 
-_STATS_TIMEOUT_SECONDS = 2.0
+_TIMEOUT_SECONDS = 2.0
 _NAMESPACES_SHOWN = 10
 _PART_COLUMNS = (
     "node",
@@ -74,7 +69,9 @@ def ring(
 
 def stats(target: Target = DEFAULT_TARGET, json: Json = False) -> None:
     """Show the figures of every node that answers."""
-    found, silent = run(_stats(target))
+    request = admin_pb2.StatsRequest()
+    answers, silent = run(ask_all(target, lambda node: node.admin.Stats(request, timeout=_TIMEOUT_SECONDS)))
+    found = list(answers.values())
     nodes = [_as_dict(answer) for answer in found]
     hits, misses = sum(answer.hits for answer in found), sum(answer.misses for answer in found)
     hit_ratio = hits / (hits + misses) if hits + misses else None
@@ -126,34 +123,6 @@ def _part_row(node_id: str, part: admin_pb2.StorePart) -> tuple[str, ...]:
         f"{part.evictions}",
         f"{part.expired_on_access + part.expired_unseen}",
     )
-
-
-async def _stats(target: str) -> tuple[list[admin_pb2.StatsResponse], dict[str, str]]:
-    """The figures by node, and the nodes that gave none, with the reason."""
-    async with Client(split_targets(target)) as client:
-        topology = await client.nodes.topology()
-        asked = list(filter(is_in_ring, topology.members))
-        answers = await asyncio.gather(
-            *(
-                client.nodes.at(member.address).admin.Stats(
-                    admin_pb2.StatsRequest(), timeout=_STATS_TIMEOUT_SECONDS
-                )
-                for member in asked
-            ),
-            return_exceptions=True,
-        )
-    found: list[admin_pb2.StatsResponse] = []
-    silent: dict[str, str] = {}
-    for member, answer in zip(asked, answers, strict=True):
-        if isinstance(answer, admin_pb2.StatsResponse):
-            found.append(answer)
-        elif isinstance(answer, grpc.aio.AioRpcError):
-            silent[member.node_id] = str(from_rpc_error(answer))
-        else:
-            raise answer
-    if not found:
-        fail("no member answered: " + "; ".join(silent.values()))
-    return found, silent
 
 
 def _rounded(value: Any) -> Any:

@@ -13,6 +13,7 @@ from cacheservice.cli import (
     cluster,
     drain,
     entries,
+    hotkeys,
     inspection,
     members,
     replay,
@@ -60,6 +61,7 @@ app.command()(watch.watch)
 app.command()(members.members)
 app.command()(inspection.ring)
 app.command()(inspection.stats)
+app.command()(hotkeys.hotkeys)
 app.command()(drain.drain)
 app.command()(simulate.simulate)
 app.command()(replay.replay)

@@ -33,6 +33,10 @@ class Reads:
     leases: dict[int, Lease] = field(default_factory=dict)
     """Those given along with reads, by position from 0."""
     load_failures: dict[int, Failure] = field(default_factory=dict)
+    hot: tuple[int, ...] = ()
+    """Positions from 0 of the keys that are hot."""
+    hot_ms: int = 0
+    """Of all of them; see GetResult."""
 
     @classmethod
     def of(cls, answers: Sequence[Answer], *, values_only: bool = False) -> Reads:
@@ -47,6 +51,8 @@ class Reads:
             from_replica if any(from_replica) and not values_only else None,
             {row: read.lease for row, read in enumerate(found) if read and read.lease},
             {row: read.load_failure for row, read in enumerate(found) if read and read.load_failure},
+            tuple(row for row, read in enumerate(found) if read and read.hot_ms),
+            max((read.hot_ms for read in found if read), default=0),
         )
 
     def with_refused(self, refused: Errors) -> Reads:
@@ -61,6 +67,8 @@ class Reads:
             None if self.from_replica is None else _spread(self.from_replica, refused, False),
             {places[row]: lease for row, lease in self.leases.items()},
             {places[row]: failure for row, failure in self.load_failures.items()},
+            tuple(places[row] for row in self.hot),
+            self.hot_ms,
         )
 
 

@@ -105,6 +105,8 @@ class GetResult:
     """Whether the node that answered is not the key's first owner."""
     lease: Lease | None = None
     load_failure: Failure | None = None
+    hot_ms: int = 0
+    """For how long the key, which is among those that the node serves most, is best read elsewhere too."""
 
     @property
     def is_awaited(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -13,6 +13,7 @@ from cacheservice.clock import Clock, HybridLogicalClock
 from cacheservice.errors import CounterOverflow, NotACounter, ResourceExhausted, shown
 from cacheservice.node.columns import Errors, Reads
 from cacheservice.node.fences import Fence, Fences
+from cacheservice.node.hot_keys import HOT_MS, HotKeys
 from cacheservice.node.leases import Failure, Lease, Leases, version_in
 from cacheservice.node.namespaces import Namespaces
 from cacheservice.node.operations import (
@@ -91,6 +92,7 @@ class Shard:
         self._versions = HybridLogicalClock(clock)
         self.namespaces = namespaces
         self._are_plain = namespaces.are_plain
+        self.hot = HotKeys(clock.now_ms(), random, lambda key: not namespaces.of(key).is_async)
         self._tombstones: TTLCache[str, tuple[int, int]] = TTLCache(
             MAX_TOMBSTONE_BYTES, TOMBSTONE_MS, timer=clock.now_ms, getsizeof=_size_of_tombstone
         )
@@ -108,9 +110,13 @@ class Shard:
 
     def get(self, operation: Get) -> GetResult:
         now = self._clock.now_ms()
+        if self.hot.is_sampled():
+            self.hot.count((operation.key,), now)
         packed = self.store.get(operation.key, now)
         outcome, packed, lease = self._judge(operation.key, packed, now, wants_lease=operation.lease)
         result = self._result(outcome, packed, now, operation.known_version)
+        if self.hot.keys and packed is not None and self.hot.among((operation.key,), now):
+            result = replace(result, hot_ms=HOT_MS)
         if isinstance(lease, Failure):
             return replace(result, load_failure=lease)
         return replace(result, lease=lease) if lease else result
@@ -118,6 +124,8 @@ class Shard:
     def get_many(self, keys: Sequence[str], *, values_only: bool = False, lease: bool = False) -> Reads:
         """What `get` gives for each key, as columns."""
         now = self._clock.now_ms()
+        if sampled := self.hot.sample(keys):
+            self.hot.count(sampled, now)
         found = self.store.get_many(keys, now)
         reads = Reads([_HIT] * len(found), list(map(value_of, found)))
         for row, packed in enumerate(found):
@@ -133,6 +141,10 @@ class Shard:
         if not values_only:
             reads.versions = [0 if packed is None else version_of(packed) for packed in found]
             reads.ttl_ms = [0 if packed is None else ttl_of(packed, now) for packed in found]
+        if self.hot.keys and (hot := self.hot.among(keys, now)):
+            # The other owners of a key that is not there would ask the first one each time.
+            reads.hot = tuple(row for row, key in enumerate(keys) if key in hot and found[row] is not None)
+            reads.hot_ms = HOT_MS if reads.hot else 0
         return reads
 
     def set_many(self, rows: Sequence[Row], *, with_changes: bool) -> tuple[list[int], Errors, list[Change]]:
@@ -145,6 +157,8 @@ class Shard:
         versions = list(self._versions.next_many(len(rows)))
         errors: Errors = {}
         changes: list[Change] = []
+        if sampled := self.hot.sample(rows):
+            self.hot.count([row[0] for row in sampled], now)
         for row, (key, value, ttl_ms, stale_ms) in enumerate(rows):
             if not self._versions.is_above_all:
                 versions[row] = max(versions[row], self._version(key, now) + 1, self.fences.above(key) + 1)
@@ -160,10 +174,12 @@ class Shard:
                     changes.append(Change(key, entry.version, entry))
         return versions, errors, changes
 
-    def delete_many(self, keys: Iterable[str]) -> tuple[list[int], list[Change]]:
+    def delete_many(self, keys: Sequence[str]) -> tuple[list[int], list[Change]]:
         """Removes each key; the outcomes, and the changes."""
         outcomes: list[int] = []
         changes: list[Change] = []
+        if sampled := self.hot.sample(keys):
+            self.hot.count(sampled, self._clock.now_ms())
         for key in keys:
             result, change = self._delete(Delete(key))
             outcomes.append(result.outcome)
@@ -176,6 +192,8 @@ class Shard:
 
         Raises EntryTooLarge, NotACounter or CounterOverflow, and then has changed nothing.
         """
+        if not isinstance(operation, Get) and self.hot.is_sampled():
+            self.hot.count((operation.key,), self._clock.now_ms())
         match operation:
             case Get():
                 return self.get(operation), None

@@ -97,7 +97,17 @@ class AdminServicer(AdminServiceServicer):
             removed=done.removed, unreachable=done.unreachable, ring_epoch=self._node.ring_epoch
         )
 
-    HotKeys = not_yet("HotKeys")
+    @guarded
+    async def HotKeys(self, request: pb.HotKeysRequest, context: Context) -> pb.HotKeysResponse:
+        limit = decode.hot_keys_limit(request)
+        return pb.HotKeysResponse(
+            keys=[
+                pb.HotKey(key=key, operations_per_second=rate)
+                for key, rate in self._node.shard.hot.top(limit, self._clock.now_ms())
+            ],
+            ring_epoch=self._node.ring_epoch,
+        )
+
     Snapshot = not_yet("Snapshot")
 
 

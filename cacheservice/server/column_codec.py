@@ -101,6 +101,8 @@ def reads(result: Reads, max_bytes: int) -> pb.ExchangeResponse:
             pb.LoadFailureAt(index=row, failure=encode.load_failure(failure))
             for row, failure in result.load_failures.items()
         ],
+        hot=result.hot,
+        hot_ms=result.hot_ms,
     )
     return pb.ExchangeResponse(get=columns, errors=_errors(result.errors))
 

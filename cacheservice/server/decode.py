@@ -24,6 +24,8 @@ MAX_ERROR_BYTES = 1_024
 MAX_PAGE_SIZE = 1_000
 MAX_DRAIN_SECONDS = 3_600
 DEFAULT_PAGE_SIZE = 100
+MAX_HOT_KEYS = 1_000
+DEFAULT_HOT_KEYS = 20
 
 _MAX_UTF8_BYTES = 4
 _READ_PREFERENCES = frozenset(pb.ReadPreference.values())
@@ -273,3 +275,9 @@ def drain_seconds(request: admin_pb2.DrainRequest) -> float:
     if not 0 <= seconds <= MAX_DRAIN_SECONDS:
         raise InvalidArgument.of("deadline_seconds", f"0 to {MAX_DRAIN_SECONDS}", f"{seconds:g}")
     return seconds
+
+
+def hot_keys_limit(request: admin_pb2.HotKeysRequest) -> int:
+    if request.limit > MAX_HOT_KEYS:
+        raise InvalidArgument.of("limit", f"at most {MAX_HOT_KEYS}", str(request.limit))
+    return request.limit or DEFAULT_HOT_KEYS

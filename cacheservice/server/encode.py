@@ -36,6 +36,7 @@ def get(result: GetResult, ring_epoch: int = 0) -> pb.GetResponse:
         served_by=result.served_by,
         hops=result.hops,
         from_replica=result.from_replica,
+        hot_ms=result.hot_ms,
         ring_epoch=ring_epoch,
     )
     if result.lease is not None:

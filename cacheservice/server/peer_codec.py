@@ -108,6 +108,7 @@ def _get_from_proto(get: cache_pb2.GetResponse) -> GetResult:
         get.from_replica,
         Lease(get.lease_token, get.lease_ms) if get.lease_token else None,
         Failure(failure.error, failure.retry_after_ms) if get.HasField("load_failure") else None,
+        get.hot_ms,
     )
 
 

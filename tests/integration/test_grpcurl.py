@@ -508,7 +508,6 @@ def test_a_field_out_of_bounds_is_named(
 @pytest.mark.parametrize(
     "rpc",
     [
-        "AdminService/HotKeys",
         "AdminService/Snapshot",
     ],
 )

@@ -234,7 +234,6 @@ async def test_a_client_that_gives_up_in_mid_batch_leaves_nothing_behind(channel
 
 
 NOT_YET = [
-    (AdminServiceStub, "HotKeys", admin_pb2.HotKeysRequest()),
     (AdminServiceStub, "Snapshot", admin_pb2.SnapshotRequest()),
 ]
 NOT_YET_STREAMING = [
