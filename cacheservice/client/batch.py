@@ -47,12 +47,44 @@ class Waiting(Protocol):
         ...
 
 
+class Result(Protocol):
+    """What one row's result goes to."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: Any, /) -> None: ...
+
+    def set_exception(self, error: CacheServiceError, /) -> None: ...
+
+
+class Together:
+    """The futures of callers who asked for the same, in the place of one."""
+
+    __slots__ = ("futures",)
+
+    def __init__(self) -> None:
+        self.futures: list[Future[Any]] = []
+
+    def done(self) -> bool:
+        return all(future.done() for future in self.futures)
+
+    def set_result(self, result: Any, /) -> None:
+        for future in self.futures:
+            if not future.done():
+                future.set_result(result)
+
+    def set_exception(self, error: CacheServiceError, /) -> None:
+        for future in self.futures:
+            if not future.done():
+                future.set_exception(error)
+
+
 class Callers:
     """A future for each row; it may have been cancelled."""
 
     __slots__ = ("futures",)
 
-    def __init__(self, futures: list[Future[Any]]) -> None:
+    def __init__(self, futures: Sequence[Result]) -> None:
         self.futures = futures
 
     def done(self, keys: Sequence[str], results: Sequence[Any]) -> None:
@@ -176,6 +208,10 @@ class Batch(ABC):
     def times(self) -> Times:
         return self.deadline, self.yields_at
 
+    def changes(self, key: str) -> bool:  # noqa: ARG002
+        """Whether it writes or removes the key."""
+        return False
+
     def fill(self, request: pb.ExchangeRequest, batch_id: int, timeout_ms: int) -> None:
         """Makes the request, which is empty, that of the batch."""
         request.batch_id = batch_id
@@ -269,6 +305,16 @@ class Reads(Batch):
         return type(self)([self.keys[row] for row in rows], waiting, self.times, self.nearest)
 
 
+class HotReads(Reads):
+    """Reads of hot keys, which any of a key's owners answers. A kind of its own: a replica may have to ask
+    the first owner, and other reads do not wait for that."""
+
+    __slots__ = ()
+
+    def __init__(self, keys: list[str], waiting: Waiting, times: Times) -> None:
+        super().__init__(keys, waiting, times, nearest=True)
+
+
 class Writes(Batch):
     """Results: a SetResult."""
 
@@ -295,6 +341,9 @@ class Writes(Batch):
         columns.ttl_ms.extend(_shortened(self.ttl_ms))
         columns.stale_ms.extend(_shortened(self.stale_ms))
 
+    def changes(self, key: str) -> bool:
+        return key in self.keys
+
     def results(self, response: pb.ExchangeResponse) -> list[SetResult]:
         return list(map(SetResult, repeat(True), response.set.versions, response.set.replicas))
 
@@ -316,6 +365,9 @@ class Removals(Batch):
 
     def _fill(self, request: pb.ExchangeRequest) -> None:
         request.delete.keys.extend(self.keys)
+
+    def changes(self, key: str) -> bool:
+        return key in self.keys
 
     def results(self, response: pb.ExchangeResponse) -> list[bool]:
         return [outcome == pb.DELETE_OUTCOME_DELETED for outcome in response.delete.outcomes]

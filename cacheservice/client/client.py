@@ -23,6 +23,7 @@ from cacheservice.client.cached import Arguments, Cached, KeyTemplates
 from cacheservice.client.channel import NodeStubs
 from cacheservice.client.codecs import Codec, Value
 from cacheservice.client.exchange import Exchange
+from cacheservice.client.hot_keys import HotKeys
 from cacheservice.client.leased import Found, LeasedReads
 from cacheservice.client.loads import Loads
 from cacheservice.client.near_cache import NearCache
@@ -100,6 +101,8 @@ class Client(Generic[Value]):
                 f"timeout must be above 0 and at most {MAX_TIMEOUT_SECONDS:.0f} s, not {timeout}"
             )
         self.nodes = Nodes([targets] if isinstance(targets, str) else targets, timeout)
+        self.hot = HotKeys()
+        """The keys that nodes have lately told to be hot; reads of them go to all owners in turn."""
         self._is_direct = routing == "direct"
         self._timeout = timeout
         self._nearest = is_nearest(read_preference)
@@ -131,7 +134,7 @@ class Client(Generic[Value]):
     def _exchange(self) -> Exchange:
         """Opened at the first use, which is within the event loop."""
         if self._opened is None:
-            self._opened = Exchange(self.nodes, self._watch, self._timeout, nearest=self._nearest)
+            self._opened = Exchange(self.nodes, self._watch, self._timeout, self.hot, nearest=self._nearest)
             if self._watch.placement is not None:
                 self._opened.place(self._watch.placement)
             self._learn()
@@ -231,6 +234,8 @@ class Client(Generic[Value]):
             value = (await exchange.read_many([key], exchange.times(), nearest=nearest)).get(key)
         elif nearest:
             value = await exchange.near_lane(key).read(key)
+        elif key in self.hot:
+            value = await exchange.hot_lane(key).read_hot(key)
         else:
             value = await exchange.lane(key).read(key)
         if value is None:

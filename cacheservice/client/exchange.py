@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from random import random
 from typing import Any, TypeVar
 
-from cacheservice.client.batch import (
-    Batch,
-    Caller,
-    Reads,
-    Removals,
-    Times,
-    Writes,
-    is_no_answer,
-)
+from cacheservice.client.batch import Batch, Caller, Reads, Removals, Times, Writes, is_no_answer
+from cacheservice.client.hot_keys import HotKeys
 from cacheservice.client.lane import Lane
 from cacheservice.client.nodes import Nodes
 from cacheservice.client.results import SetResult
@@ -38,8 +32,11 @@ class Exchange:
     `nearest`: whether replicas may answer the reads of single keys.
     """
 
-    def __init__(self, nodes: Nodes, watch: TopologyWatch, timeout: float, *, nearest: bool = False) -> None:
+    def __init__(
+        self, nodes: Nodes, watch: TopologyWatch, timeout: float, hot: HotKeys, *, nearest: bool = False
+    ) -> None:
         self._nodes = nodes
+        self._hot = hot
         self._nearest = nearest
         self._watch = watch
         self._timeout = timeout
@@ -69,13 +66,29 @@ class Exchange:
         lane = None if placement is None else self._lanes.get(placement.nearest(key))
         return lane if lane is not None and lane.is_usable else self.lane(key)
 
+    def hot_lane(self, key: str) -> Lane:
+        """The lane of any of the hot key's owners: one where somebody waits for it already, or else by lot.
+
+        The first owner's while what this client has written is on its way there.
+        """
+        first = self.lane(key)
+        addresses = () if self._placement is None else self._placement.readers(key)
+        lanes = [lane for address in addresses if (lane := self._lanes.get(address)) and lane.is_usable]
+        if len(lanes) < 2 or first.changes(key):
+            return first
+        shared = next((lane for lane in lanes if lane.is_read_hot(key)), None)
+        return shared or lanes[int(random() * len(lanes))]
+
     def read_many(
         self, keys: list[str], times: Times, *, nearest: bool = False, kind: type[Reads] = Reads
     ) -> asyncio.Future[dict[str, Any]]:
         """The results, values or what else the kind of reads has, of those keys that have a value; the keys
         are distinct."""
         caller = self._caller(keys)
-        for lane, rows in self._by_lane(keys, nearest=nearest).items():
+        best = self.near_lane if nearest else self.lane
+        if kind is Reads and not nearest and self._hot.has_all(keys):
+            best, nearest = self.hot_lane, True
+        for lane, rows in self._by_lane(keys, best=best).items():
             for some in _chunks(rows):
                 lane.add(kind(_picked(keys, some), caller, times, nearest))
         return caller.future
@@ -100,13 +113,18 @@ class Exchange:
         return caller.future
 
     def _by_lane(
-        self, keys: Sequence[str], tried: frozenset[str] = frozenset(), *, nearest: bool = False
+        self,
+        keys: Sequence[str],
+        tried: frozenset[str] = frozenset(),
+        *,
+        best: Callable[[str], Lane] | None = None,
     ) -> dict[Lane, list[int]]:
-        """The positions of the keys by the lane of the best node for each; not those that were `tried`."""
+        """The positions of the keys by the `best` lane for each, by default that of its first owner; not of
+        the nodes that were `tried`."""
         rows: dict[Lane, list[int]] = {}
         if keys and not tried and (self._placement is None or self._placement.is_one_node):
             return {self.lane(keys[0]): list(range(len(keys)))}
-        best = self.near_lane if nearest else self.lane
+        best = best or self.lane
         for row, key in enumerate(keys):
             lane = self._choose(key, tried) if tried else best(key)
             if lane is not None:
@@ -139,6 +157,9 @@ class Exchange:
             else:
                 batch.fail(error)
             return
+        if response.get.hot_ms and self._placement is not None:
+            for row in response.get.hot:
+                self._hot.note(batch.keys[row], response.get.hot_ms)
         elsewhere, again = batch.settle(response)
         if elsewhere and batch.error is not None:
             self.not_answered(lane, batch.select(elsewhere), batch.error)

@@ -72,6 +72,23 @@ class Lane:
             self._wake()
         return future
 
+    def read_hot(self, key: str) -> asyncio.Future[bytes | None]:
+        """As `read`, where any of the key's owners may answer."""
+        future = self._pending.read_hot(key)
+        if self._waker is not None:
+            self._wake()
+        return future
+
+    def is_read_hot(self, key: str) -> bool:
+        """Whether a read of the hot key is about to leave, which others may share."""
+        return self._pending.is_read_hot(key)
+
+    def changes(self, key: str) -> bool:
+        """Whether an operation on this one key that writes or removes it has not been answered."""
+        return self._pending.changes(key) or any(
+            batch.changes(key) for batch in self._under_way.values() if not batch.is_large
+        )
+
     def write(self, key: str, value: bytes, ttl_ms: int, stale_ms: int) -> asyncio.Future[Any]:
         future = self._pending.write(key, value, ttl_ms, stale_ms)
         if self._waker is not None:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from cacheservice.client.batch import Batch, Callers, Reads, Removals, Times, Writes
+from cacheservice.client.batch import Batch, Callers, HotReads, Reads, Removals, Times, Together, Writes
 from cacheservice.client.results import SetResult
 from cacheservice.errors import Overloaded
 
@@ -41,6 +41,10 @@ class Pending:
         self._times = times
         self._reads: Reads | None = None
         self._read_futures: list[Future[Any]] = []
+        self._hot_reads: HotReads | None = None
+        self._hot_futures: list[Together] = []
+        self._together: dict[str, Together] = {}
+        """Who waits for each key of these."""
         self._writes: Writes | None = None
         self._write_futures: list[Future[Any]] = []
         self._removals: Removals | None = None
@@ -55,7 +59,12 @@ class Pending:
 
     @property
     def is_empty(self) -> bool:
-        return not (self._small or self._large or self._reads or self._writes or self._removals)
+        return not (self._small or self._large or any(self._open))
+
+    @property
+    def _open(self) -> tuple[Batch | None, ...]:
+        """What operations may still join, in the order in which it leaves."""
+        return self._reads, self._hot_reads, self._writes, self._removals
 
     def read(self, key: str) -> Future[bytes | None]:
         if key in self._written or key in self._removed:
@@ -70,6 +79,37 @@ class Pending:
         if len(batch.keys) == MAX_KEYS:
             self.seal()
         return future
+
+    def read_hot(self, key: str) -> Future[bytes | None]:
+        """As `read` of a key that any owner may be asked for; all who ask for it meanwhile share one row."""
+        if key in self._written or key in self._removed:
+            self.seal()
+        future = self._new_future()
+        together = self._together.get(key)
+        if together is None or len(together.futures) == MAX_KEYS:
+            together = self._together[key] = self._new_row(key)
+        together.futures.append(future)
+        return future
+
+    def _new_row(self, key: str) -> Together:
+        if self._hot_reads is not None and len(self._hot_reads.keys) == MAX_KEYS:
+            self.seal()
+        if self._hot_reads is None:
+            self._hot_futures = []
+            self._hot_reads = HotReads([], Callers(self._hot_futures), self._new_times())
+        self._hot_reads.keys.append(key)
+        self._hot_futures.append(Together())
+        return self._hot_futures[-1]
+
+    def is_read_hot(self, key: str) -> bool:
+        """Whether a read of the hot key waits that others may share."""
+        return key in self._together
+
+    def changes(self, key: str) -> bool:
+        """Whether an operation on this one key waits that writes or removes it."""
+        return (
+            key in self._written or key in self._removed or any(batch.changes(key) for batch in self._small)
+        )
 
     def write(self, key: str, value: bytes, ttl_ms: int, stale_ms: int) -> Future[SetResult]:
         if key in self._removed:
@@ -118,11 +158,12 @@ class Pending:
 
     def seal(self, size: int = MAX_KEYS) -> None:
         """Lets nothing more join the operations that wait now; they leave at most `size` together."""
-        for batch in (self._reads, self._writes, self._removals):
+        for batch in self._open:
             if batch is not None:
                 rows = range(len(batch.keys))
                 self._small += [batch.select(rows[start : start + size]) for start in rows[::size]]
-        self._reads = self._writes = self._removals = None
+        self._reads = self._hot_reads = self._writes = self._removals = None
+        self._together = {}
         self._written.clear()
         self._removed.clear()
         self._value_bytes = 0
@@ -176,7 +217,7 @@ class Pending:
         return type(first).joined(reads)
 
     def _seal_half(self, under_way: int) -> None:
-        waiting = sum(len(batch.keys) for batch in (self._reads, self._writes, self._removals) if batch)
+        waiting = sum(len(batch.keys) for batch in self._open if batch)
         half = max(LEAST_KEYS, (under_way + waiting + 1) // 2)
         if self._reads is None or len(self._reads.keys) < waiting or waiting <= half:
             self.seal(half)

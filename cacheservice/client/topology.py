@@ -56,6 +56,7 @@ class Placement:
             member.address for member in members if zone and member.zone == zone and member.state in _ALIVE
         )
         self._found: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._doubtful = frozenset(self._address[node_id] for node_id in self._last)
 
     @property
     def epoch(self) -> int:
@@ -79,6 +80,10 @@ class Placement:
             in_order = sorted(node_ids, key=lambda node_id: node_id in self._last)
             found = self._found[node_ids] = tuple(self._address[node_id] for node_id in in_order)
         return found
+
+    def readers(self, key: str) -> list[str]:
+        """The addresses of those of them that are in good standing."""
+        return [address for address in self.owners(key) if address not in self._doubtful]
 
     def nearest(self, key: str) -> str:
         """The address of an owner in the zone, in good standing, or else of the one to ask first."""

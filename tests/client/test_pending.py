@@ -64,7 +64,9 @@ class NaiveNode:
 
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["read", "write", "remove", "take", "seal"]), st.sampled_from("abcd")),
+    st.tuples(
+        st.sampled_from(["read", "read hot", "write", "remove", "take", "seal"]), st.sampled_from("abcd")
+    ),
     max_size=60,
 )
 
@@ -79,6 +81,8 @@ async def test_operations_on_one_key_are_done_in_their_order(
         match step:
             case "read":
                 expected.append((waiting.read(key), model.values.get(key)))
+            case "read hot":
+                expected.append((waiting.read_hot(key), model.values.get(key)))
             case "write":
                 value = str(number).encode()
                 expected.append((waiting.write(key, value, 0, 0), True))
