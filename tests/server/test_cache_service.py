@@ -236,9 +236,6 @@ async def test_a_client_that_gives_up_in_mid_batch_leaves_nothing_behind(channel
 NOT_YET = [
     (AdminServiceStub, "Snapshot", admin_pb2.SnapshotRequest()),
 ]
-NOT_YET_STREAMING = [
-    (CacheServiceStub, "Watch", pb.WatchRequest()),
-]
 
 
 @pytest.mark.parametrize(("stub", "rpc", "request_"), NOT_YET)
@@ -246,14 +243,6 @@ async def test_what_is_not_served_yet_says_so(channel: Any, stub: Any, rpc: str,
     error = await error_of(getattr(stub(channel), rpc)(request_))
     assert isinstance(error, Unimplemented)
     assert error.metadata == {"rpc": rpc}
-
-
-@pytest.mark.parametrize(("stub", "rpc", "request_"), NOT_YET_STREAMING)
-async def test_what_is_not_streamed_yet_says_so(channel: Any, stub: Any, rpc: str, request_: Any) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in getattr(stub(channel), rpc)(request_):
-            pass
-    assert from_rpc_error(caught.value).metadata == {"rpc": rpc}
 
 
 async def test_stats(channel: grpc.aio.Channel) -> None:
