@@ -57,6 +57,7 @@ class Invalidations:
         self._sweeps = sweeps
         self._transport = transport
         self._peers = peers
+        self._under_way: set[asyncio.Task[int]] = set()
         self._noted = 0
         self._own: dict[int, Fence] = {}
         """Those that this node was asked for, by number, until all have them."""
@@ -98,7 +99,15 @@ class Invalidations:
                 removed += await self._remove(fence)
         return removed
 
-    async def _remove(self, fence: Fence) -> int:
+    def _remove(self, fence: Fence) -> asyncio.Future[int]:
+        """Removes it all, also when whoever asked for that goes away: the fence is noted, and nobody will
+        remove it a second time."""
+        sweep = asyncio.create_task(self._sweep(fence))
+        self._under_way.add(sweep)
+        sweep.add_done_callback(self._under_way.discard)
+        return asyncio.shield(sweep)
+
+    async def _sweep(self, fence: Fence) -> int:
         view = self._peers.view
         is_calm = not (view.suspects or view.before is not None or self._dead_of_late())
 

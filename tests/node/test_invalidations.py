@@ -232,6 +232,21 @@ async def test_with_nobody_who_answers_nothing_is_learnt(cluster: Cluster) -> No
     assert await cluster.nodes["n1"].invalidations.learn(TIMEOUT_MS)
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["asked", "told"])
+async def test_what_was_begun_is_done_though_the_caller_goes_away(cluster: Cluster, told: bool) -> None:
+    invalidations = cluster.nodes["n1"].invalidations
+    fence = Fence(Kind.TAG, "t", cluster.nodes["n1"].shard.reading())
+    work = invalidations.take([fence]) if told else invalidations.invalidate(Kind.TAG, "t", TIMEOUT_MS)
+    caller = asyncio.create_task(work)
+    while not len(cluster.nodes["n1"].shard.fences):
+        await asyncio.sleep(0)
+    caller.cancel()
+    while invalidations._under_way:
+        await asyncio.sleep(0)
+    assert caller.cancelled()
+    assert len(cluster.nodes["n1"].shard.store) == 0
+
+
 async def test_the_same_fence_removes_nothing_twice(cluster: Cluster) -> None:
     fence = Fence(Kind.TAG, "t", cluster.nodes["n1"].shard.reading())
     here = sum(RING.owners(key, 1) == ("n1",) for key in KEYS)
