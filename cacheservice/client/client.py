@@ -155,6 +155,8 @@ class Client(Generic[Value]):
         if self._near is not None:
             return await self._near.read_leased(self._exchange, keys)
         exchange = self._exchange
+        if len(keys) == 1:
+            return {keys[0]: await exchange.lane(keys[0]).read_leased(keys[0])}
         found: dict[str, Found] = await exchange.read_many(keys, exchange.times(), kind=LeasedReads)
         return found
 

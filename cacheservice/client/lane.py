@@ -14,6 +14,7 @@ import grpc
 
 from cacheservice.client.batch import Batch, Times
 from cacheservice.client.channel import Backoff, NodeStubs
+from cacheservice.client.leased import Found
 from cacheservice.client.pending import Pending
 from cacheservice.errors import CacheServiceError, DeadlineExceeded, NotReady, Unavailable
 from cacheservice.v1 import cache_pb2 as pb
@@ -75,6 +76,12 @@ class Lane:
     def read_hot(self, key: str) -> asyncio.Future[bytes | None]:
         """As `read`, where any of the key's owners may answer."""
         future = self._pending.read_hot(key)
+        if self._waker is not None:
+            self._wake()
+        return future
+
+    def read_leased(self, key: str) -> asyncio.Future[Found]:
+        future = self._pending.read_leased(key)
         if self._waker is not None:
             self._wake()
         return future

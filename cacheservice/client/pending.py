@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cacheservice.client.batch import Batch, Callers, HotReads, Reads, Removals, Times, Together, Writes
+from cacheservice.client.leased import Found, LeasedReads
 from cacheservice.client.results import SetResult
 from cacheservice.errors import Overloaded
 
@@ -45,6 +46,8 @@ class Pending:
         self._hot_futures: list[Together] = []
         self._together: dict[str, Together] = {}
         """Who waits for each key of these."""
+        self._leased: LeasedReads | None = None
+        self._leased_futures: list[Future[Any]] = []
         self._writes: Writes | None = None
         self._write_futures: list[Future[Any]] = []
         self._removals: Removals | None = None
@@ -64,7 +67,7 @@ class Pending:
     @property
     def _open(self) -> tuple[Batch | None, ...]:
         """What operations may still join, in the order in which it leaves."""
-        return self._reads, self._hot_reads, self._writes, self._removals
+        return self._reads, self._hot_reads, self._leased, self._writes, self._removals
 
     def read(self, key: str) -> Future[bytes | None]:
         if key in self._written or key in self._removed:
@@ -110,6 +113,20 @@ class Pending:
         return (
             key in self._written or key in self._removed or any(batch.changes(key) for batch in self._small)
         )
+
+    def read_leased(self, key: str) -> Future[Found]:
+        if key in self._written or key in self._removed:
+            self.seal()
+        batch = self._leased
+        if batch is None:
+            self._leased_futures = []
+            batch = self._leased = LeasedReads([], Callers(self._leased_futures), self._new_times())
+        future = self._new_future()
+        batch.keys.append(key)
+        self._leased_futures.append(future)
+        if len(batch.keys) == MAX_KEYS:
+            self.seal()
+        return future
 
     def write(self, key: str, value: bytes, ttl_ms: int, stale_ms: int) -> Future[SetResult]:
         if key in self._removed:
@@ -162,7 +179,7 @@ class Pending:
             if batch is not None:
                 rows = range(len(batch.keys))
                 self._small += [batch.select(rows[start : start + size]) for start in rows[::size]]
-        self._reads = self._hot_reads = self._writes = self._removals = None
+        self._reads = self._hot_reads = self._leased = self._writes = self._removals = None
         self._together = {}
         self._written.clear()
         self._removed.clear()
@@ -217,16 +234,23 @@ class Pending:
         return type(first).joined(reads)
 
     def _seal_half(self, under_way: int) -> None:
-        waiting = sum(len(batch.keys) for batch in self._open if batch)
+        gathering = [batch for batch in self._open if batch is not None]
+        waiting = sum(len(batch.keys) for batch in gathering)
         half = max(LEAST_KEYS, (under_way + waiting + 1) // 2)
-        if self._reads is None or len(self._reads.keys) < waiting or waiting <= half:
+        if len(gathering) > 1 or waiting <= half or gathering[0] not in (self._reads, self._leased):
             self.seal(half)
             return
-        self._small.append(self._reads.select(range(half)))
         rest = range(half, waiting)
-        self._read_futures = [self._read_futures[row] for row in rest]
-        left = self._reads.keys[half:]
-        self._reads = Reads(left, Callers(self._read_futures), self._reads.times, self._nearest)
+        if self._reads is not None:
+            self._small.append(self._reads.select(range(half)))
+            self._read_futures = [self._read_futures[row] for row in rest]
+            left = self._reads.keys[half:]
+            self._reads = Reads(left, Callers(self._read_futures), self._reads.times, self._nearest)
+        elif self._leased is not None:
+            self._small.append(self._leased.select(range(half)))
+            self._leased_futures = [self._leased_futures[row] for row in rest]
+            left = self._leased.keys[half:]
+            self._leased = LeasedReads(left, Callers(self._leased_futures), self._leased.times)
 
     def take_all(self) -> list[Batch]:
         self.seal()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheservice.client.batch import Batch, Caller, Reads, Removals, Writes
+from cacheservice.client.leased import Found, LeasedReads
 from cacheservice.client.pending import LEAST_KEYS, MAX_KEYS, MAX_VALUE_BYTES, Pending
 from cacheservice.errors import InvalidArgument, NoOwnerReachable
 from cacheservice.v1 import cache_pb2 as pb
@@ -65,7 +68,8 @@ class NaiveNode:
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["read", "read hot", "write", "remove", "take", "seal"]), st.sampled_from("abcd")
+        st.sampled_from(["read", "read hot", "read leased", "write", "remove", "take", "seal"]),
+        st.sampled_from("abcd"),
     ),
     max_size=60,
 )
@@ -83,6 +87,9 @@ async def test_operations_on_one_key_are_done_in_their_order(
                 expected.append((waiting.read(key), model.values.get(key)))
             case "read hot":
                 expected.append((waiting.read_hot(key), model.values.get(key)))
+            case "read leased":
+                found = Found(model.values.get(key), key in model.values)
+                expected.append((waiting.read_leased(key), found))
             case "write":
                 value = str(number).encode()
                 expected.append((waiting.write(key, value, 0, 0), True))
@@ -103,16 +110,17 @@ async def test_operations_on_one_key_are_done_in_their_order(
         assert (bool(got) if result is True else got) == result
 
 
-async def test_what_waits_leaves_together_in_two_halves() -> None:
+@pytest.mark.parametrize("read", [Pending.read, Pending.read_leased])
+async def test_what_waits_leaves_together_in_two_halves(read: Callable[[Pending, str], object]) -> None:
     waiting = pending()
     for number in range(100):
-        waiting.read(str(number))
+        read(waiting, str(number))
     assert [len(batch.keys) for batch in taken(waiting)] == [50, 25, LEAST_KEYS, 9]
     for number in range(50):
-        waiting.read(str(number))
+        read(waiting, str(number))
     assert [len(batch.keys) for batch in taken(waiting, under_way=50)] == [50]
     for number in range(LEAST_KEYS):
-        waiting.read(str(number))
+        read(waiting, str(number))
     assert [len(batch.keys) for batch in taken(waiting)] == [LEAST_KEYS]
 
 
@@ -120,10 +128,12 @@ async def test_kinds_are_batches_of_their_own_and_leave_together() -> None:
     waiting = pending()
     waiting.remove("a")
     waiting.write("b", b"", 0, 0)
+    waiting.read_leased("d")
     waiting.read("c")
     together = waiting.take(small=True, large=True, under_way=0)
     assert [(type(batch), batch.keys) for batch in together] == [
         (Reads, ["c"]),
+        (LeasedReads, ["d"]),
         (Writes, ["b"]),
         (Removals, ["a"]),
     ]
