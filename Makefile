@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/cacheservice/v1/*.proto)
 
-.PHONY: help run test slow simulate lint types arch unit proto bench-store bench-peers bench-membership bench-failover bench-near bench-hot-key tools clean
+.PHONY: help run test slow simulate lint types arch unit proto bench-store bench-peers bench-membership bench-failover bench-near bench-hot-key demo-stampede tools clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ bench-near: .venv/dev ## Measure the near cache beside others, and how old what 
 
 bench-hot-key: .venv/dev ## Measure one key that nearly everybody reads (2 min)
 	$(BIN)/python -m benchmarks.hot_key
+
+demo-stampede: .venv/dev ## Show what an origin notices when a hot key expires, without and with protection (two minutes)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
+	$(BIN)/python -m benchmarks.stampede
 
 tools: .tools/done ## Install the Go tools that some tests use
 
