@@ -79,11 +79,14 @@ class ReadThrough:
             self._keep(self._refreshing, self._refresh(begun.refreshes, loader, terms))
         else:
             begun.due += begun.refreshes
-        if begun.due or begun.awaited:
-            _, again = await asyncio.gather(
+        last = begun.due
+        if begun.due and begun.awaited:
+            _, last = await asyncio.gather(
                 self._load(begun, begun.due, loader, terms), self.wait(begun, wait)
             )
-            await self._load(begun, again, loader, terms)
+        elif begun.awaited:
+            last = await self.wait(begun, wait)
+        await self._load(begun, last, loader, terms)
         return begun.result()
 
     async def write(
