@@ -16,6 +16,7 @@ from typing import TypedDict
 from cacheservice.client import Client
 from cacheservice.client.client import Routing
 from cacheservice.errors import CacheServiceError
+from tests.integration.origin import load_from
 
 CALLERS = 50
 TIMEOUT = 5.0
@@ -27,19 +28,10 @@ class Order(TypedDict):
     targets: list[str]
     routing: Routing
     origin_port: int
-    """Who connects to it there is sent the value."""
-
-
-async def load_from(port: int) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    value = await reader.read()
-    writer.close()
-    await writer.wait_closed()
-    return value
 
 
 async def serve(order: Order) -> None:
-    async def load(_: str) -> bytes:
+    async def load(_: str) -> bytes | None:
         return await load_from(order["origin_port"])
 
     async def outcome(cache: Client, key: str) -> str:

@@ -17,6 +17,7 @@ from cacheservice.client import Client
 from cacheservice.client.client import Routing
 from cacheservice.ring import Ring, RingMember
 from tests.integration.loading_client import CALLERS, TIMEOUT, Order
+from tests.integration.origin import Origin
 from tests.integration.processes import ClusterProcesses, NodeProcess
 
 PROCESSES = 20
@@ -25,28 +26,6 @@ DEADLINE_SECONDS = 60.0
 """For so many processes to start, or to answer, on a busy machine. Each caller gives up after ten seconds."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
-
-
-class Origin:
-    """Where the value comes from: counts the loads, and answers each, with its number, once it may."""
-
-    def __init__(self) -> None:
-        self.loads = 0
-        self.may_answer = asyncio.Event()
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.loads += 1
-        value = f"load {self.loads}"
-        await self.may_answer.wait()
-        writer.write(value.encode())
-        writer.close()
-        await writer.wait_closed()
-
-    async def until_loads(self, count: int) -> None:
-        """Waits until so many have begun."""
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while self.loads < count:
-                await asyncio.sleep(0.01)
 
 
 class Callers:
@@ -60,15 +39,13 @@ class Callers:
         self, origin: Origin, targets: Sequence[str], routing: Routing = "direct"
     ) -> AsyncIterator[None]:
         """With clients of those nodes, which load from that origin."""
-        async with await asyncio.start_server(origin.answer, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
+        async with origin.listening() as port:
             order = Order(targets=list(targets), routing=routing, origin_port=port)
             self._tell(json.dumps(order))
             assert set(await self._lines()) == {"ready\n"}
             try:
                 yield
             finally:
-                origin.may_answer.set()
                 self._tell("")
 
     def want(self, key: str) -> asyncio.Task[Counter[str]]:

@@ -3,6 +3,7 @@
 // of JSON. It leaves the key "go:greeting" behind. Anything unexpected ends it with status 1.
 //
 //	go run . HOST:PORT HOST:PORT
+//	go run . load HOST:PORT KEY ORIGIN_PORT
 package main
 
 import (
@@ -47,8 +48,12 @@ type refusal struct {
 
 func main() {
 	log.SetFlags(0)
+	if len(os.Args) == 5 && os.Args[1] == "load" {
+		readThrough(connect(os.Args[2]), os.Args[3], os.Args[4])
+		return
+	}
 	if len(os.Args) != 3 {
-		log.Fatal("usage: go_client HOST:PORT HOST:PORT")
+		log.Fatal("usage: go_client HOST:PORT HOST:PORT, or go_client load HOST:PORT KEY ORIGIN_PORT")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
