@@ -23,6 +23,11 @@ class Found(NamedTuple):
     copy: Versioned | None = None
     """What to keep a copy of, where that was asked for."""
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody else is loading the value."""
+        return not (self.is_answer or self.token) and self.failure is None
+
     @classmethod
     def of(cls, response: pb.GetResponse) -> Found:
         failure = response.load_failure if response.HasField("load_failure") else None

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from cacheservice.client.channel import NodeStubs
+from cacheservice.client.channel import Backoff, NodeStubs
 from cacheservice.client.leased import Found
 from cacheservice.errors import (
     CacheServiceError,
@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 MAX_ERROR_BYTES = 1_024
 WAIT_AT_A_TIME_SECONDS = 5.0
 """A call that waits for another process is made anew after so long."""
+FIRST_PAUSE_SECONDS = 0.02
+LONGEST_PAUSE_SECONDS = 0.5
 
 _NO_CACHE = (Unavailable, DeadlineExceeded, ResourceExhausted)
 
@@ -216,15 +218,29 @@ class Loads:
             del self._under_way[load.key]
 
     async def _wait_elsewhere(self, key: str, seconds: float) -> Found:
+        """What there is once there is something, or when the time is up.
+
+        A node at which too many wait answers at once; hence the pauses.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        pauses = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+        found = Found(None, is_answer=False)
         try:
-            seconds = min(seconds, WAIT_AT_A_TIME_SECONDS)
-            request = pb.GetRequest(key=key, lease=pb.LeaseOptions(wait_ms=max(1, round(seconds * 1_000))))
-            response = await self._call_owner(
-                lambda node, timeout: node.cache.Get(request, timeout=timeout), key, True, seconds
-            )
-            return Found.of(response)
+            while found.is_awaited and (left := deadline - loop.time()) > 0:
+                found = await self._read_waiting(key, min(left, WAIT_AT_A_TIME_SECONDS))
+                if found.is_awaited:
+                    await asyncio.sleep(min(pauses.next(), deadline - loop.time()))
+            return found
         finally:
             del self._waits[key]
+
+    async def _read_waiting(self, key: str, seconds: float) -> Found:
+        request = pb.GetRequest(key=key, lease=pb.LeaseOptions(wait_ms=max(1, round(seconds * 1_000))))
+        response = await self._call_owner(
+            lambda node, timeout: node.cache.Get(request, timeout=timeout), key, True, seconds
+        )
+        return Found.of(response)
 
     async def _fill(self, loaded: Sequence[tuple[Load, bytes | None]], terms: Terms) -> set[str]:
         """The keys whose values are outdated already, and were refused.

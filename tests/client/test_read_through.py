@@ -11,12 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any
 
+import grpc
 import pytest
 
 from cacheservice.client import Client, SyncClient
 from cacheservice.config import NamespaceSettings, Settings
 from cacheservice.errors import DeadlineExceeded, InvalidArgument, LoadFailed, Unavailable
 from cacheservice.server.app import NodeServer
+from cacheservice.v1.admin_pb2 import StatsRequest, StatsResponse
+from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
 
 Connect = Callable[..., Awaitable[Client]]
 
@@ -296,6 +299,32 @@ async def test_who_waits_too_long_is_told(connect: Connect) -> None:
         await other.get_or_load("a", origin.load, wait=0.05)
     origin.may_go_on.set()
     assert await first == b"1"
+
+
+async def test_a_node_at_which_too_many_wait_is_not_asked_again_and_again(stack: AsyncExitStack) -> None:
+    server = NodeServer(Settings(listen="127.0.0.1:0", drain_seconds=0, max_in_flight=2))
+    address = await server.start()
+    await server.join()
+    stack.push_async_callback(server.stop)
+    origin = Origin(a=b"1", b=b"2")
+    origin.may_go_on.clear()
+    cache, other = [await stack.enter_async_context(Client(address, timeout=5)) for _ in range(2)]
+    loading = [asyncio.create_task(cache.get_or_load(key, origin.load)) for key in "ab"]
+    await origin.has_been_called(2)
+    waiting = asyncio.create_task(other.get_or_load("a", origin.load))
+    await all_wait(*loading, waiting)
+    before = await misses(address)
+    with pytest.raises(DeadlineExceeded, match="others are loading 'b'"):
+        await other.get_or_load("b", origin.load, wait=0.5)
+    assert await misses(address) - before < 30
+    origin.may_go_on.set()
+    assert await asyncio.gather(*loading, waiting) == [b"1", b"2", b"1"]
+
+
+async def misses(address: str) -> int:
+    async with grpc.aio.insecure_channel(address) as channel:
+        stats: StatsResponse = await AdminServiceStub(channel).Stats(StatsRequest())
+    return stats.misses
 
 
 async def test_when_a_loader_is_lost_the_next_one_loads(connect: Connect) -> None:
