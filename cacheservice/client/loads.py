@@ -82,6 +82,8 @@ class Acquired:
 @dataclass(slots=True)
 class _Wait:
     task: asyncio.Task[Found]
+    callers: int = 0
+    """Those that wait for the task."""
     is_claimed: bool = False
     """Whether one of those who wait has taken the lease that came of it."""
 
@@ -149,7 +151,11 @@ class Loads:
             wait = self._waits.get(key)
             if wait is None:
                 wait = self._waits[key] = _Wait(asyncio.create_task(self._wait_elsewhere(key, left)))
-            done, _ = await asyncio.wait((wait.task,), timeout=left)
+            wait.callers += 1
+            try:
+                done, _ = await asyncio.wait((wait.task,), timeout=left)
+            finally:
+                wait.callers -= 1
             if not done:
                 break
             try:
@@ -186,7 +192,7 @@ class Loads:
         The entry to go on with, if there is one; whoever waits in this process gets that too, or the error.
         """
         fallback = await self._release(
-            load, "" if error is None else _cut(f"{type(error).__name__}: {error}")
+            load.key, load.token, "" if error is None else _cut(f"{type(error).__name__}: {error}")
         )
         self._end(load)
         if load.done.done():
@@ -218,7 +224,8 @@ class Loads:
             del self._under_way[load.key]
 
     async def _wait_elsewhere(self, key: str, seconds: float) -> Found:
-        """What there is once there is something, or when the time is up.
+        """What there is once there is something, or when the time is up. A lease goes back that nobody in
+        this process waits for any longer.
 
         A node at which too many wait answers at once; hence the pauses.
         """
@@ -231,6 +238,10 @@ class Loads:
                 found = await self._read_waiting(key, min(left, WAIT_AT_A_TIME_SECONDS))
                 if found.is_awaited:
                     await asyncio.sleep(min(pauses.next(), deadline - loop.time()))
+            wait = self._waits[key]
+            if found.token and not wait.callers:
+                wait.is_claimed = True
+                await self._release(key, found.token, "")
             return found
         finally:
             del self._waits[key]
@@ -277,19 +288,19 @@ class Loads:
     async def _not_filled(self, load: Load, error: CacheServiceError) -> None:
         _log.warning("%s was loaded, but not cached: %s", shown(load.key), error)
         if not isinstance(error, Unavailable | DeadlineExceeded):
-            await self._release(load, "")
+            await self._release(load.key, load.token, "")
 
-    async def _release(self, load: Load, error: str) -> Found | None:
+    async def _release(self, key: str, token: bytes, error: str) -> Found | None:
         """The entry to go on with, if there is one."""
-        if not load.token:
+        if not token:
             return None
-        request = pb.ReleaseLeaseRequest(key=load.key, lease_token=load.token, error=error)
+        request = pb.ReleaseLeaseRequest(key=key, lease_token=token, error=error)
         try:
             response = await self._call_owner(
-                lambda node, timeout: node.cache.ReleaseLease(request, timeout=timeout), load.key, True, 0
+                lambda node, timeout: node.cache.ReleaseLease(request, timeout=timeout), key, True, 0
             )
         except CacheServiceError as failure:
-            _log.debug("the lease of %s was not given back: %s", shown(load.key), failure)
+            _log.debug("the lease of %s was not given back: %s", shown(key), failure)
             return None
         return Found.of(response.fallback) if response.HasField("fallback") else None
 

@@ -327,6 +327,27 @@ async def misses(address: str) -> int:
     return stats.misses
 
 
+async def test_a_lease_that_comes_when_nobody_waits_any_longer_is_given_back(
+    connect: Connect, address: str
+) -> None:
+    """It would keep everybody waiting until it expires, in ten seconds."""
+    origin = Origin(a=b"1")
+    origin.may_go_on.clear()
+    gone, other = await connect(), await connect()
+    async with Client(address) as doomed:
+        loading = asyncio.create_task(doomed.get_or_load("a", origin.load))
+        await origin.has_been_called(1)
+        waiting = asyncio.create_task(gone.get_or_load("a", origin.load))
+        await all_wait(loading, waiting)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    with pytest.raises(Unavailable, match="the client was closed"):
+        await loading
+    origin.may_go_on.set()
+    assert await other.get_or_load("a", origin.load, wait=5) == b"1"
+
+
 async def test_when_a_loader_is_lost_the_next_one_loads(connect: Connect) -> None:
     lost, origin = Origin(**{"short:a": b"?"}), Origin(**{"short:a": b"1"})
     cache, other = await connect(), await connect()
