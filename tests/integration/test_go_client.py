@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -246,6 +246,43 @@ async def test_a_go_caller_goes_on_with_the_old_value_when_its_load_fails(
         with GoCaller(program, shared_cluster.addresses[0], "go:h", port) as in_go:
             assert await in_go.outcome() == "value: load 1"
     assert origin.loads == 2
+
+
+@pytest.fixture
+def five_nodes(tmp_path: Path) -> Iterator[ClusterProcesses]:
+    cluster = ClusterProcesses(tmp_path, 5)
+    yield cluster
+    cluster.kill()
+
+
+def test_a_load_in_go_does_not_notice_that_a_node_is_killed_and_started_anew(
+    program: Path, five_nodes: ClusterProcesses
+) -> None:
+    """The program tries the next node when one is UNAVAILABLE, and nothing else."""
+    with subprocess.Popen(
+        [str(program), "exercise", *five_nodes.addresses],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as load:
+        assert load.stdin is not None
+        assert load.stdout is not None
+        try:
+            operations = [load.stdout.readline() for _ in range(4)]
+            five_nodes["n2"].kill()
+            operations += [load.stdout.readline() for _ in range(4)]
+            rest = {node.node_id for node in five_nodes.running}
+            wait_until(lambda: all(node.in_ring() == rest for node in five_nodes.running), "n2 is dead")
+            five_nodes.add("n2")
+            five_nodes.wait_whole()
+            operations += [load.stdout.readline() for _ in range(4)]
+            output, _ = load.communicate("\n", timeout=DEADLINE_SECONDS)
+        finally:
+            load.kill()
+    assert all(operations)
+    report = json.loads(output.splitlines()[-1])
+    assert (report["failures"], report["lost"]) == ([], [])
+    assert report["acknowledged"] == 8 * 50
 
 
 def _nodes_of(key: str, topology: Topology) -> tuple[str, ...]:

@@ -4,6 +4,7 @@
 //
 //	go run . HOST:PORT HOST:PORT
 //	go run . load HOST:PORT KEY ORIGIN_PORT
+//	go run . exercise HOST:PORT...
 package main
 
 import (
@@ -52,8 +53,16 @@ func main() {
 		readThrough(connect(os.Args[2]), os.Args[3], os.Args[4])
 		return
 	}
+	if len(os.Args) > 2 && os.Args[1] == "exercise" {
+		var nodes []cachev1.CacheServiceClient
+		for _, address := range os.Args[2:] {
+			nodes = append(nodes, connect(address))
+		}
+		exercise(nodes)
+		return
+	}
 	if len(os.Args) != 3 {
-		log.Fatal("usage: go_client HOST:PORT HOST:PORT, or go_client load HOST:PORT KEY ORIGIN_PORT")
+		log.Fatal("usage: go_client HOST:PORT HOST:PORT, or go_client load HOST:PORT KEY ORIGIN_PORT, or go_client exercise HOST:PORT...")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
