@@ -24,7 +24,7 @@ from cacheservice.client.channel import NodeStubs
 from cacheservice.client.codecs import Codec, Value
 from cacheservice.client.exchange import Exchange
 from cacheservice.client.hot_keys import HotKeys
-from cacheservice.client.leased import Found, LeasedReads
+from cacheservice.client.leased import Found, Hold, LeasedReads, by_key
 from cacheservice.client.loads import Loads
 from cacheservice.client.near_cache import NearCache
 from cacheservice.client.near_reads import NearReads
@@ -151,14 +151,14 @@ class Client(Generic[Value]):
         self._learn()
         return await self.nodes.call(rpc, repeatable=repeatable, first=first)
 
-    async def _read_leased(self, keys: list[str]) -> dict[str, Found]:
+    async def _read_leased(self, keys: list[str], hold: Hold) -> dict[str, Found]:
         if self._near is not None:
-            return await self._near.read_leased(self._exchange, keys)
+            return await self._near.read_leased(self._exchange, keys, hold)
         exchange = self._exchange
         if len(keys) == 1:
-            return {keys[0]: await exchange.lane(keys[0]).read_leased(keys[0])}
-        found: dict[str, Found] = await exchange.read_many(keys, exchange.times(), kind=LeasedReads)
-        return found
+            [key] = keys
+            return await hold(exchange.lane(key).read_leased(key), lambda found: {key: found})
+        return await hold(exchange.read_many(keys, exchange.times(), kind=LeasedReads), by_key)
 
     async def _call_owner(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from asyncio import Future
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from cacheservice.client.batch import NO_VALUE, Reads
@@ -33,6 +35,16 @@ class Found(NamedTuple):
         failure = response.load_failure if response.HasField("load_failure") else None
         value = None if response.outcome in NO_VALUE else response.value
         return cls(value, response.outcome != pb.GET_OUTCOME_MISS, response.lease_token, failure)
+
+
+Hold = Callable[[Future[Any], Callable[[Any], dict[str, Found]]], Awaitable[dict[str, Found]]]
+"""Awaits such reads, makes of them what was found by key, and sees to it that no lease is lost when the
+caller goes away meanwhile."""
+
+
+def by_key(reads: dict[str, Found]) -> dict[str, Found]:
+    """Of reads of many keys."""
+    return reads
 
 
 class LeasedReads(Reads):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cacheservice.client.channel import Backoff, NodeStubs
-from cacheservice.client.leased import Found
+from cacheservice.client.leased import Found, Hold
 from cacheservice.errors import (
     CacheServiceError,
     DeadlineExceeded,
@@ -88,7 +88,7 @@ class _Wait:
     """Whether one of those who wait has taken the lease that came of it."""
 
 
-ReadLeased = Callable[[list[str]], Awaitable[dict[str, Found]]]
+ReadLeased = Callable[[list[str], Hold], Awaitable[dict[str, Found]]]
 """Reads keys, and takes the leases of what is to be loaded."""
 
 CallOwner = Callable[[Callable[[NodeStubs, float], Awaitable[Any]], str, bool, float], Awaitable[Any]]
@@ -104,6 +104,7 @@ class Loads:
         self._call_owner = call_owner
         self._under_way: dict[str, Load] = {}
         self._waits: dict[str, _Wait] = {}
+        self._returns: set[asyncio.Task[None]] = set()
 
     async def acquire(self, keys: list[str]) -> Acquired:
         """Reads the distinct keys, and takes the leases of what is to be loaded.
@@ -112,7 +113,7 @@ class Loads:
         """
         acquired = Acquired()
         try:
-            reads = await self._read_leased(keys)
+            reads = await self._read_leased(keys, self._hold)
         except _NO_CACHE as error:
             _log.debug("loading without the cache: %s", error)
             for key in keys:
@@ -208,11 +209,32 @@ class Loads:
 
     async def close(self) -> None:
         """Ends what waits."""
-        tasks = [wait.task for wait in self._waits.values()]
+        tasks = [*self._returns, *(wait.task for wait in self._waits.values())]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    async def _hold(
+        self, reading: asyncio.Future[Any], found_by_key: Callable[[Any], dict[str, Found]]
+    ) -> dict[str, Found]:
+        """Leases that come when the caller has gone are given back."""
+        try:
+            return found_by_key(await asyncio.shield(reading))
+        except asyncio.CancelledError:
+            returning = asyncio.create_task(self._return(reading, found_by_key))
+            self._returns.add(returning)
+            returning.add_done_callback(self._returns.discard)
+            raise
+
+    async def _return(
+        self, reading: asyncio.Future[Any], found_by_key: Callable[[Any], dict[str, Found]]
+    ) -> None:
+        try:
+            reads = found_by_key(await reading)
+        except CacheServiceError:
+            return
+        await asyncio.gather(*(self._release(key, found.token, "") for key, found in reads.items()))
 
     def _begin(self, key: str, token: bytes, current: Found | None) -> Load:
         load = Load(key, token, current, asyncio.get_running_loop().create_future())

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from cacheservice.client.batch import Times
 from cacheservice.client.exchange import Exchange
-from cacheservice.client.leased import Found, LeasedCopies
+from cacheservice.client.leased import Found, Hold, LeasedCopies, by_key
 from cacheservice.client.near_cache import Copies, NearCache
 from cacheservice.client.near_watch import NearWatch
 from cacheservice.client.nodes import Nodes
@@ -54,7 +54,7 @@ class NearReads:
             found |= read
         return found
 
-    async def read_leased(self, exchange: Exchange, keys: list[str]) -> dict[str, Found]:
+    async def read_leased(self, exchange: Exchange, keys: list[str], hold: Hold) -> dict[str, Found]:
         """What is found of the distinct keys, by callers who would load what is missing."""
         kept = {key: value for key in keys if (value := self.get(key)) is not None}
         found = {key: Found(value, is_answer=True) for key, value in kept.items()}
@@ -62,7 +62,7 @@ class NearReads:
         far = [key for key in keys if key not in kept]
         reads: dict[str, Found] = {}
         if far:
-            reads = await exchange.read_many(far, exchange.times(), kind=LeasedCopies)
+            reads = await hold(exchange.read_many(far, exchange.times(), kind=LeasedCopies), by_key)
         for key, read in reads.items():
             if read.copy is not None and self.keeps(key):
                 self.copies.offer(key, read.copy, ticket)

@@ -79,14 +79,13 @@ class ReadThrough:
             self._keep(self._refreshing, self._refresh(begun.refreshes, loader, terms))
         else:
             begun.due += begun.refreshes
-        last = begun.due
-        if begun.due and begun.awaited:
-            _, last = await asyncio.gather(
-                self._load(begun, begun.due, loader, terms), self.wait(begun, wait)
-            )
-        elif begun.awaited:
-            last = await self.wait(begun, wait)
-        await self._load(begun, last, loader, terms)
+        loading = self._start(begun.due, loader, terms)
+        if loading is not None and begun.awaited:
+            _, again = await asyncio.gather(self._add(begun, loading), self.wait(begun, wait))
+        else:
+            await self._add(begun, loading)
+            again = await self.wait(begun, wait) if begun.awaited else []
+        await self._add(begun, self._start(again, loader, terms))
         return begun.result()
 
     async def write(
@@ -198,10 +197,14 @@ class ReadThrough:
         except Exception as error:
             begun.errors.append(error)
 
-    async def _load(self, begun: Begun, loads: list[Load], loader: ManyLoader, terms: Terms) -> None:
-        if not loads:
+    def _start(
+        self, loads: list[Load], loader: ManyLoader, terms: Terms
+    ) -> asyncio.Task[dict[str, Any]] | None:
+        return self._keep(self._loading, self._loaded(loads, loader, terms)) if loads else None
+
+    async def _add(self, begun: Begun, loading: asyncio.Task[dict[str, Any]] | None) -> None:
+        if loading is None:
             return
-        loading = self._keep(self._loading, self._loaded(loads, loader, terms))
         try:
             # Others may wait for what the caller no longer waits for.
             begun.found |= await asyncio.shield(loading)

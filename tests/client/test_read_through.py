@@ -348,6 +348,24 @@ async def test_a_lease_that_comes_when_nobody_waits_any_longer_is_given_back(
     assert await other.get_or_load("a", origin.load, wait=5) == b"1"
 
 
+async def test_a_caller_that_goes_away_while_it_reads_leaves_no_lease_behind(connect: Connect) -> None:
+    """Wherever its request, or the answer, is at that moment."""
+    cache, other = await connect(), await connect()
+    keys = [f"key:{steps}" for steps in range(150)]
+    await cache.get_many(keys)
+    origin, lost = Origin(**dict.fromkeys(keys, b"1")), Origin()
+    lost.may_go_on.clear()
+    for steps, key in enumerate(keys):
+        gone = asyncio.create_task(cache.get_or_load(key, lost.load))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+    lost.may_go_on.set()
+    await other.get_or_load_many(keys, origin.load_many, wait=5)
+
+
 async def test_when_a_loader_is_lost_the_next_one_loads(connect: Connect) -> None:
     lost, origin = Origin(**{"short:a": b"?"}), Origin(**{"short:a": b"1"})
     cache, other = await connect(), await connect()
