@@ -39,8 +39,8 @@ from benchmarks.failover_load import (
     say,
 )
 from benchmarks.failover_nodes import Nodes, OurCache, newly_owned
+from benchmarks.impossible import BenchmarkImpossible
 from benchmarks.redis_cluster import RedisCache, RedisCluster
-from benchmarks.redis_server import BenchmarkImpossible
 from cacheservice import Client
 
 NODES = 5

@@ -17,7 +17,7 @@ from itertools import count
 from random import Random
 from typing import Protocol
 
-from benchmarks.redis_server import BenchmarkImpossible
+from benchmarks.impossible import BenchmarkImpossible
 
 VALUE_BYTES = 100
 WINDOW_SECONDS = 0.1

@@ -35,7 +35,7 @@ from redis.connection import CacheProxyConnection
 from benchmarks import peer_servers
 from benchmarks.failover_load import print_table, say, until
 from benchmarks.failover_nodes import COPIES, Nodes
-from benchmarks.redis_server import BenchmarkImpossible
+from benchmarks.impossible import BenchmarkImpossible
 from cacheservice import Client, NearCache
 from cacheservice.errors import CacheServiceError
 

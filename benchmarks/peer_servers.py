@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.redis_server import BenchmarkImpossible
+from benchmarks.impossible import BenchmarkImpossible
 
 START_SECONDS = 60.0
 

@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 
 import redis
 
+from benchmarks.impossible import BenchmarkImpossible
 from benchmarks.workloads import Row, Workload
 
 HERTZ = 500
@@ -71,10 +72,6 @@ return 0
 TOUCH is to the server's policy and to expiry what GET is, without the value's way through Lua. Each call is a
 command of its own to the server, which evicts before a command and never during one.
 """
-
-
-class BenchmarkImpossible(Exception):
-    """Something that the benchmark needs is not on this machine."""
 
 
 class RedisCache:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from benchmarks.failover_nodes import Nodes
-from benchmarks.redis_server import BenchmarkImpossible
+from benchmarks.impossible import BenchmarkImpossible
 from benchmarks.stampede_readers import Options, Seen
 
 NODES = 3

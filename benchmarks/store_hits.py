@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from benchmarks.redis_server import BenchmarkImpossible, redis_server
+from benchmarks.impossible import BenchmarkImpossible
+from benchmarks.redis_server import redis_server
 from benchmarks.workloads import PRESETS, TRACES, Workload, load, make, traces_directory
 from cacheservice.errors import EntryTooLarge, Overloaded
 from cacheservice.store import POLICIES, Entry, Store, cost_of_one, pack
