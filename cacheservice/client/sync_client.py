@@ -20,6 +20,7 @@ from cacheservice.client.near_cache import NearCache
 from cacheservice.client.read_through import ReadThrough, loaded_on
 from cacheservice.client.results import Invalidated, Lookup, SetResult
 from cacheservice.client.scan import SyncScan
+from cacheservice.client.sync_write_behind import SyncWriteBehind
 from cacheservice.client.values import Values
 
 Default = TypeVar("Default")
@@ -214,6 +215,16 @@ class SyncClient(Generic[Value]):
                 self._step(lambda steps: steps.give_up([load], None))
             raise
         self._run(lambda cache: cache.read_through.end_write(load, key, value, terms, cache.delete))
+
+    def write_behind(
+        self,
+        writer: Callable[[Mapping[str, Value]], object],
+        *,
+        ttl: float = 0,
+        max_pending: int = 10_000,
+        max_batch: int = 100,
+    ) -> SyncWriteBehind:
+        return SyncWriteBehind(lambda key, value: self.set(key, value, ttl), writer, max_pending, max_batch)
 
     def touch(self, key: str, ttl: float) -> bool:
         return self._run(lambda cache: cache.touch(key, ttl))

@@ -555,6 +555,40 @@ async def test_write_behind(cache: Client) -> None:
         await behind.set("g", b"7")
 
 
+async def test_write_behind_from_threads(address: str) -> None:
+    written: dict[str, bytes] = {}
+    threads: set[int] = set()
+    attempts = 0
+
+    def write(values: Mapping[str, bytes]) -> None:
+        nonlocal attempts
+        attempts += 1
+        threads.add(threading.get_ident())
+        if attempts == 1:
+            raise OSError("try again")
+        written.update(values)
+
+    def work() -> None:
+        with SyncClient(address, timeout=5) as cache:
+            with (
+                cache.write_behind(write, max_pending=8, max_batch=4) as behind,
+                ThreadPoolExecutor(8) as pool,
+            ):
+                list(pool.map(lambda number: behind.set(f"k{number}", b"v"), range(50)))
+                behind.flush()
+                assert len(written) == 50
+                assert behind.pending == {}
+                behind.set("last", b"v")
+            assert written.keys() == {"last", *(f"k{number}" for number in range(50))}
+            assert cache.get("last") == b"v"
+            assert threading.get_ident() not in threads
+            behind.close()
+            with pytest.raises(RuntimeError, match="closed"):
+                behind.set("k", b"v")
+
+    await asyncio.to_thread(work)
+
+
 async def test_bounds_of_write_behind(cache: Client) -> None:
     for pending, batch in ((0, 0), (5, 6), (5, 0)):
         with pytest.raises(ValueError, match="max_batch"):
