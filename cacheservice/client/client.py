@@ -397,14 +397,10 @@ class Client(Generic[Value]):
         What is invalidated during the load is not cached. Raises what the loader raises, in this process; in
         others LoadFailed. While no node can be reached, the loader is called once a time in each process.
         """
-
-        async def load_one(keys: list[str]) -> dict[str, Value | None]:
-            return {keys[0]: await loader(keys[0])}
-
-        terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tags)
-        found: dict[str, Value | None]
-        found = await self.read_through.get([checked_key(key)], load_one, terms, wait)
-        return found[key]
+        terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tuple(tags))
+        found: Value | None
+        found = await self.read_through.get_one(checked_key(key), lambda: loader(key), terms, wait)
+        return found
 
     async def get_or_load_many(
         self,
@@ -422,7 +418,7 @@ class Client(Generic[Value]):
 
         Keys that the loader gives no value for have none; they are not in the result.
         """
-        terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tags)
+        terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tuple(tags))
         found: dict[str, Any] = {}
         for part in _parts(checked_keys(keys), _AT_A_TIME):
             found |= await self.read_through.get(part, loader, terms, wait)
@@ -451,11 +447,8 @@ class Client(Generic[Value]):
         terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, ())
 
         async def read(key: str, tags: tuple[str, ...], call: Callable[[], Awaitable[Any]]) -> Any:
-            async def load(keys: list[str]) -> dict[str, Any]:
-                return {keys[0]: await call()}
-
-            found = await self.read_through.get([checked_key(key)], load, replace(terms, tags=tags), wait)
-            return found[key]
+            tagged = replace(terms, tags=tags) if tags else terms
+            return await self.read_through.get_one(checked_key(key), call, tagged, wait)
 
         def decorate(
             function: Callable[Arguments, Awaitable[Any]],
@@ -482,7 +475,7 @@ class Client(Generic[Value]):
         the writer raises, and the cache's errors when the old value could not be removed; nothing is written
         then.
         """
-        terms = loaded_on(ttl, stale, stale_if_error, 0, tags)
+        terms = loaded_on(ttl, stale, stale_if_error, 0, tuple(tags))
         await self.read_through.write(checked_key(key), value, writer, terms, self.delete)
 
     def write_behind(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -111,17 +111,32 @@ class Loads:
 
         While no node answers, values are loaded without leases, once in this process.
         """
-        acquired = Acquired()
         try:
-            reads = await self._read_leased(keys, self._hold)
+            return self._sorted(await self._read_leased(keys, self._hold))
         except _NO_CACHE as error:
-            _log.debug("loading without the cache: %s", error)
-            for key in keys:
-                if key in self._under_way:
-                    acquired.awaited.append(key)
-                else:
-                    acquired.loads.append(self._begin(key, b"", None))
-            return acquired
+            return self._without_cache(keys, error)
+
+    async def acquire_one(self, key: str) -> Found | Acquired:
+        """As `acquire`; what was found itself, if that is all there is to it."""
+        try:
+            reads = await self._read_leased([key], self._hold)
+        except _NO_CACHE as error:
+            return self._without_cache([key], error)
+        found = reads[key]
+        return found if found.is_answer and not found.token else self._sorted(reads)
+
+    def _without_cache(self, keys: Sequence[str], error: CacheServiceError) -> Acquired:
+        _log.debug("loading without the cache: %s", error)
+        acquired = Acquired()
+        for key in keys:
+            if key in self._under_way:
+                acquired.awaited.append(key)
+            else:
+                acquired.loads.append(self._begin(key, b"", None))
+        return acquired
+
+    def _sorted(self, reads: Mapping[str, Found]) -> Acquired:
+        acquired = Acquired()
         for key, found in reads.items():
             if found.token:
                 acquired.loads.append(self._begin(key, found.token, found if found.is_answer else None))

@@ -6,10 +6,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from cacheservice.client.arguments import checked_milliseconds, checked_text
-from cacheservice.client.loads import Load, Loads, Terms
+from cacheservice.client.leased import Found
+from cacheservice.client.loads import Acquired, Load, Loads, Terms
 from cacheservice.client.values import Values
 from cacheservice.errors import Unavailable, shown
 from cacheservice.wire import was_cancelled_here
@@ -19,11 +21,15 @@ _log = logging.getLogger(__name__)
 MAX_REFRESHES = 1_000
 """Loads under way while their callers go on with what there is; of more, the callers wait."""
 
+TERMS_REMEMBERED = 1_000
+"""Most callers use the same ones again and again."""
+
 ManyLoader = Callable[[list[str]], Awaitable[Mapping[str, Any]]]
 
 
+@lru_cache(TERMS_REMEMBERED)
 def loaded_on(
-    ttl: float, stale: float, stale_if_error: float, absent_ttl: float, tags: Sequence[str]
+    ttl: float, stale: float, stale_if_error: float, absent_ttl: float, tags: tuple[str, ...]
 ) -> Terms:
     """The terms of these durations in seconds, checked."""
     return Terms(
@@ -74,7 +80,20 @@ class ReadThrough:
         `loader` is called at most once with all that are due, and again only for keys that others, for whom
         this waited up to `wait` seconds, did not load.
         """
-        begun = await self.begin(keys)
+        return await self._get(await self.begin(keys), loader, terms, wait)
+
+    async def get_one(self, key: str, loader: Callable[[], Awaitable[Any]], terms: Terms, wait: float) -> Any:
+        """As `get`, of one key."""
+        acquired = await self._loads.acquire_one(key)
+        if isinstance(acquired, Found):
+            return None if acquired.value is None else self._values.decode(key, acquired.value)
+
+        async def load(_: list[str]) -> dict[str, Any]:
+            return {key: await loader()}
+
+        return (await self._get(self._begun(acquired), load, terms, wait))[key]
+
+    async def _get(self, begun: Begun, loader: ManyLoader, terms: Terms, wait: float) -> dict[str, Any]:
         if begun.refreshes and len(self._refreshing) < MAX_REFRESHES:
             self._keep(self._refreshing, self._refresh(begun.refreshes, loader, terms))
         else:
@@ -108,7 +127,9 @@ class ReadThrough:
         await self.end_write(load, key, value, terms, remove)
 
     async def begin(self, keys: list[str]) -> Begun:
-        acquired = await self._loads.acquire(keys)
+        return self._begun(await self._loads.acquire(keys))
+
+    def _begun(self, acquired: Acquired) -> Begun:
         begun = Begun({}, [], [], acquired.awaited, [*acquired.failed])
         for key, value in acquired.found.items():
             self._put(begun, key, value)

@@ -151,7 +151,7 @@ class SyncClient(Generic[Value]):
         wait: float = 10.0,
     ) -> Value | None:
         """The loader runs in the calling thread, also to load anew what is still good enough for others."""
-        terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tags)
+        terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tuple(tags))
         found: Value | None = self._loaded(checked_key(key), lambda: loader(key), terms, wait)
         return found
 
@@ -168,7 +168,7 @@ class SyncClient(Generic[Value]):
         wait: float = 10.0,
     ) -> dict[str, Value]:
         """The loader runs in the calling thread, also to load anew what is still good enough for others."""
-        terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tags)
+        terms = loaded_on(ttl, stale, stale_if_error, absent_ttl, tuple(tags))
         found = sync_read_through.get(self._step, checked_keys(keys), loader, terms, wait)
         return {key: value for key, value in found.items() if value is not None}
 
@@ -205,7 +205,7 @@ class SyncClient(Generic[Value]):
         tags: Sequence[str] = (),
     ) -> None:
         """The writer runs in the calling thread."""
-        terms = loaded_on(ttl, stale, stale_if_error, 0, tags)
+        terms = loaded_on(ttl, stale, stale_if_error, 0, tuple(tags))
         key = checked_key(key)
         load = self._run(lambda cache: cache.read_through.begin_write(key, cache.delete))
         try:

@@ -188,7 +188,9 @@ def check_bounds(world: World) -> None:
     """At any time: no node holds more than it may."""
     for name, node in world.nodes.items():
         shard = node.node.shard
-        held = sum(store.bytes for store in shard.store.parts.values())
+        stores = shard.store.parts.values()
+        held = sum(store.bytes for store in stores)
+        world.has_evicted |= any(store.stats.evictions for store in stores)
         if held > world.max_bytes:
             raise Violation(f"{name} holds {held} bytes, of {world.max_bytes} at most")
         if shard.tombstones * TOMBSTONE_BYTES > MAX_TOMBSTONE_BYTES or len(shard.fences) > MAX_FENCES:

@@ -24,8 +24,8 @@ PAUSE_SECONDS = 0.4
 LEAST_NODES, MOST_NODES = 3, 6
 QUIET_SECONDS = 120.0
 PLENTY_BYTES = 1 << 30
-SCARCE_BYTES = 4_000
-"""Enough for about ten of the entries, of which there are thirty-two."""
+SCARCE_BYTES = 2_500
+"""Enough for less than ten of the entries, of which there are thirty-two, each on two nodes."""
 
 
 class Chaos:
@@ -170,10 +170,7 @@ async def story(seed: int, kind: str, seconds: float) -> list[str]:
         await asyncio.sleep(5)
         check_bounds(world)
         if kind == "memory":
-            stores = [
-                store for node in world.nodes.values() for store in node.node.shard.store.parts.values()
-            ]
-            assert sum(store.stats.evictions for store in stores)
+            assert world.has_evicted
         else:
             check_agreement(world, clients)
         for client in clients:
@@ -212,14 +209,14 @@ def test_some_seeds(seed: int, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", range(8, 25))
+@pytest.mark.parametrize("seed", range(8, 18))
 def test_more_seeds(seed: int, kind: str) -> None:
     run(story(seed, kind, 300))
 
 
 @pytest.mark.simulation
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", range(25, 25 + int(os.environ.get("SEEDS", "200"))))
+@pytest.mark.parametrize("seed", range(18, 18 + int(os.environ.get("SEEDS", "200"))))
 def test_many_seeds(seed: int, kind: str) -> None:
     """By `make simulate`, or `make simulate SEEDS=500`."""
     run(story(seed, kind, 300))

@@ -334,6 +334,8 @@ class World:
         self.virtual_nodes = virtual_nodes
         self.network = Network(Random(self.rng.random()))
         self.trace: list[str] = []
+        self.has_evicted = False
+        """Whether a node was seen to have had too little memory."""
         self._max_skew_ms = max_skew_ms
         self._zones = zones
         self._addresses = 0
