@@ -209,14 +209,14 @@ def test_some_seeds(seed: int, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", range(8, 18))
+@pytest.mark.parametrize("seed", range(8, 14))
 def test_more_seeds(seed: int, kind: str) -> None:
     run(story(seed, kind, 300))
 
 
 @pytest.mark.simulation
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", range(18, 18 + int(os.environ.get("SEEDS", "200"))))
+@pytest.mark.parametrize("seed", range(14, 14 + int(os.environ.get("SEEDS", "200"))))
 def test_many_seeds(seed: int, kind: str) -> None:
     """By `make simulate`, or `make simulate SEEDS=500`."""
     run(story(seed, kind, 300))
