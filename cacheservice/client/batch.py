@@ -311,9 +311,6 @@ class HotReads(Reads):
 
     __slots__ = ()
 
-    def __init__(self, keys: list[str], waiting: Waiting, times: Times) -> None:
-        super().__init__(keys, waiting, times, nearest=True)
-
 
 class Writes(Batch):
     """Results: a SetResult."""

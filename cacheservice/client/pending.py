@@ -99,7 +99,7 @@ class Pending:
             self.seal()
         if self._hot_reads is None:
             self._hot_futures = []
-            self._hot_reads = HotReads([], Callers(self._hot_futures), self._new_times())
+            self._hot_reads = HotReads([], Callers(self._hot_futures), self._new_times(), nearest=True)
         self._hot_reads.keys.append(key)
         self._hot_futures.append(Together())
         return self._hot_futures[-1]

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheservice.client.batch import Batch, Caller, Reads, Removals, Writes
-from cacheservice.client.leased import Found, LeasedReads
+from cacheservice.client.batch import Batch, Caller, Callers, HotReads, Reads, Removals, Writes
+from cacheservice.client.leased import Found, LeasedCopies, LeasedReads
 from cacheservice.client.pending import LEAST_KEYS, MAX_KEYS, MAX_VALUE_BYTES, Pending
+from cacheservice.client.versioned import VersionedReads
 from cacheservice.errors import InvalidArgument, NoOwnerReachable
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import to_status
@@ -122,6 +123,17 @@ async def test_what_waits_leaves_together_in_two_halves(read: Callable[[Pending,
     for number in range(LEAST_KEYS):
         read(waiting, str(number))
     assert [len(batch.keys) for batch in taken(waiting)] == [LEAST_KEYS]
+
+
+@pytest.mark.parametrize("kind", [Reads, HotReads, LeasedReads, LeasedCopies, VersionedReads])
+async def test_a_part_of_reads_asks_for_the_same(kind: type[Reads]) -> None:
+    futures = [asyncio.get_running_loop().create_future() for _ in range(3)]
+    part = kind(["a", "b", "c"], Callers(futures), TIMES, nearest=True).select([0, 2])
+    assert isinstance(part, kind)
+    assert (part.keys, part.nearest, part.times) == (["a", "c"], True, TIMES)
+    part.fail(InvalidArgument("no"))
+    assert [future.done() for future in futures] == [True, False, True]
+    assert [type(futures[row].exception()) for row in (0, 2)] == [InvalidArgument] * 2
 
 
 async def test_kinds_are_batches_of_their_own_and_leave_together() -> None:
