@@ -146,10 +146,14 @@ class Client(Generic[Value]):
         *,
         repeatable: bool,
         first: str | None = None,
+        longer: float = 0,
     ) -> Response:
-        """The response of a call of its own, from any node; best the one at the address `first`."""
+        """The response of a call of its own, from any node; best the one at the address `first`.
+
+        It may take so many seconds `longer` than others.
+        """
         self._learn()
-        return await self.nodes.call(rpc, repeatable=repeatable, first=first)
+        return await self.nodes.call(rpc, repeatable=repeatable, timeout=self._timeout + longer, first=first)
 
     async def _read_leased(self, keys: list[str], hold: Hold) -> dict[str, Found]:
         if self._near is not None:
@@ -167,10 +171,7 @@ class Client(Generic[Value]):
         repeatable: bool,
         longer: float,
     ) -> Any:
-        self._learn()
-        return await self.nodes.call(
-            rpc, repeatable=repeatable, timeout=self._timeout + longer, first=self._owner(key)
-        )
+        return await self._call(rpc, repeatable=repeatable, first=self._owner(key), longer=longer)
 
     def _owner(self, key: str) -> str | None:
         """The address of the key's first owner, as far as it is known."""
