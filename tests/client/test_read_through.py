@@ -35,7 +35,7 @@ async def address(stack: AsyncExitStack) -> str:
     """That of a node."""
     namespaces = {
         "eager": NamespaceSettings(early_refresh=100),
-        "short": NamespaceSettings(lease_seconds=0.1),
+        "short": NamespaceSettings(lease_seconds=1),
     }
     server = NodeServer(Settings(listen="127.0.0.1:0", drain_seconds=0, namespaces=namespaces))
     address = await server.start()
