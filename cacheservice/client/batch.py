@@ -1,14 +1,14 @@
-"""Operations that travel together, as columns, and the callers that wait for their results."""
+"""Operations of one kind that travel together, as columns."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from asyncio import Future
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Any, Protocol
+from typing import Any
 
 from cacheservice.client.results import SetResult
+from cacheservice.client.waiting import Caller, Several, Waiting
 from cacheservice.errors import (
     AnswerTooLarge,
     CacheServiceError,
@@ -29,163 +29,6 @@ Times = tuple[float, float]
 """Until when the callers wait; and when another node is tried, if the one asked has not answered by then."""
 
 
-class Waiting(Protocol):
-    """Who waits for the rows of a batch."""
-
-    def done(self, keys: Sequence[str], results: Sequence[Any]) -> None:
-        """Gives all rows their results."""
-
-    def failed(self, row: int, error: CacheServiceError) -> None: ...
-
-    def select(self, rows: Sequence[int]) -> Waiting:
-        """Who waits for these rows."""
-        ...
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nobody waits any longer."""
-        ...
-
-
-class Result(Protocol):
-    """What one row's result goes to."""
-
-    def done(self) -> bool: ...
-
-    def set_result(self, result: Any, /) -> None: ...
-
-    def set_exception(self, error: CacheServiceError, /) -> None: ...
-
-
-class Together:
-    """The futures of callers who asked for the same, in the place of one."""
-
-    __slots__ = ("futures",)
-
-    def __init__(self) -> None:
-        self.futures: list[Future[Any]] = []
-
-    def done(self) -> bool:
-        return all(future.done() for future in self.futures)
-
-    def set_result(self, result: Any, /) -> None:
-        for future in self.futures:
-            if not future.done():
-                future.set_result(result)
-
-    def set_exception(self, error: CacheServiceError, /) -> None:
-        for future in self.futures:
-            if not future.done():
-                future.set_exception(error)
-
-
-class Callers:
-    """A future for each row; it may have been cancelled."""
-
-    __slots__ = ("futures",)
-
-    def __init__(self, futures: Sequence[Result]) -> None:
-        self.futures = futures
-
-    def done(self, keys: Sequence[str], results: Sequence[Any]) -> None:
-        del keys
-        for future, result in zip(self.futures, results, strict=True):
-            if not future.done():
-                future.set_result(result)
-
-    def failed(self, row: int, error: CacheServiceError) -> None:
-        if not self.futures[row].done():
-            self.futures[row].set_exception(error)
-
-    def select(self, rows: Sequence[int]) -> Callers:
-        return Callers([self.futures[row] for row in rows])
-
-    @property
-    def is_over(self) -> bool:
-        return all(future.done() for future in self.futures)
-
-
-class Caller:
-    """One caller that waits for many rows, in one batch or in several.
-
-    Gets the results by key of those rows whose result is not None; or the first error, when all rows are
-    done for.
-    """
-
-    __slots__ = ("_error", "_missing", "_results", "future")
-
-    def __init__(self, future: Future[dict[str, Any]], rows: int) -> None:
-        self.future = future
-        self._missing = rows
-        self._results: dict[str, Any] = {}
-        self._error: CacheServiceError | None = None
-
-    def done(self, keys: Sequence[str], results: Sequence[Any]) -> None:
-        if None in results:
-            self._results.update(pair for pair in zip(keys, results, strict=True) if pair[1] is not None)
-        else:
-            self._results.update(zip(keys, results, strict=True))
-        self._settle(len(keys))
-
-    def failed(self, row: int, error: CacheServiceError) -> None:
-        del row
-        self._error = self._error or error
-        self._settle(1)
-
-    def select(self, rows: Sequence[int]) -> Caller:
-        del rows
-        return self
-
-    @property
-    def is_over(self) -> bool:
-        return self.future.done()
-
-    def _settle(self, rows: int) -> None:
-        self._missing -= rows
-        if self._missing or self.future.done():
-            return
-        if self._error:
-            self.future.set_exception(self._error)
-        else:
-            self.future.set_result(self._results)
-
-
-class Several:
-    """Others one after the other, each with so many rows."""
-
-    __slots__ = ("_parts",)
-
-    def __init__(self, parts: list[tuple[Waiting, int]]) -> None:
-        self._parts = parts
-
-    def done(self, keys: Sequence[str], results: Sequence[Any]) -> None:
-        start = 0
-        for waiting, rows in self._parts:
-            waiting.done(keys[start : start + rows], results[start : start + rows])
-            start += rows
-
-    def failed(self, row: int, error: CacheServiceError) -> None:
-        for waiting, rows in self._parts:
-            if row < rows:
-                waiting.failed(row, error)
-                return
-            row -= rows
-
-    def select(self, rows: Sequence[int]) -> Several:
-        parts: list[tuple[Waiting, int]] = []
-        start = 0
-        for waiting, count in self._parts:
-            some = [row - start for row in rows if start <= row < start + count]
-            start += count
-            if some:
-                parts.append((waiting.select(some), len(some)))
-        return Several(parts)
-
-    @property
-    def is_over(self) -> bool:
-        return all(waiting.is_over for waiting, _ in self._parts)
-
-
 class Batch(ABC):
     """Operations of one kind. Times in seconds of the event loop's clock."""
 
@@ -199,7 +42,7 @@ class Batch(ABC):
         """Addresses of nodes that gave no answer."""
         self.error: CacheServiceError | None = None
         """Why the last of them gave none."""
-        self.is_large = not isinstance(waiting, Callers)
+        self.is_large = isinstance(waiting, Caller | Several)
         """Whether it is one caller's own, which waits apart from those that gather the operations of many."""
         self.sent_at = 0.0
         """0 also when it is under way for so long that others may pass it."""

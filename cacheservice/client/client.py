@@ -24,7 +24,7 @@ from cacheservice.client.channel import NodeStubs
 from cacheservice.client.codecs import Codec, Value
 from cacheservice.client.exchange import Exchange
 from cacheservice.client.hot_keys import HotKeys
-from cacheservice.client.leased import Found, Hold, LeasedReads, by_key
+from cacheservice.client.leased import Found, LeasedCopies, LeasedReads
 from cacheservice.client.loads import Loads
 from cacheservice.client.near_cache import NearCache
 from cacheservice.client.near_reads import NearReads
@@ -110,7 +110,8 @@ class Client(Generic[Value]):
         self._watch = TopologyWatch(lambda: self.nodes.addresses, self.nodes.at, self._place, zone)
         self._near = NearReads(near_cache, self.nodes, self._watch.differs) if near_cache else None
         self._opened: Exchange | None = None
-        self.read_through = ReadThrough(Loads(self._read_leased, self._call_owner), self._values)
+        self._loads = Loads(self._read_leased, self._read_many_leased, self._call_owner)
+        self.read_through = ReadThrough(self._loads, self._values)
 
     async def __aenter__(self) -> Client[Value]:
         return self
@@ -134,7 +135,15 @@ class Client(Generic[Value]):
     def _exchange(self) -> Exchange:
         """Opened at the first use, which is within the event loop."""
         if self._opened is None:
-            self._opened = Exchange(self.nodes, self._watch, self._timeout, self.hot, nearest=self._nearest)
+            self._opened = Exchange(
+                self.nodes,
+                self._watch,
+                self._timeout,
+                self.hot,
+                LeasedReads if self._near is None else LeasedCopies,
+                self._loads.give_back,
+                nearest=self._nearest,
+            )
             if self._watch.placement is not None:
                 self._opened.place(self._watch.placement)
             self._learn()
@@ -155,14 +164,15 @@ class Client(Generic[Value]):
         self._learn()
         return await self.nodes.call(rpc, repeatable=repeatable, timeout=self._timeout + longer, first=first)
 
-    async def _read_leased(self, keys: list[str], hold: Hold) -> dict[str, Found]:
+    def _read_leased(self, key: str) -> Awaitable[Found]:
         if self._near is not None:
-            return await self._near.read_leased(self._exchange, keys, hold)
-        exchange = self._exchange
-        if len(keys) == 1:
-            [key] = keys
-            return await hold(exchange.lane(key).read_leased(key), lambda found: {key: found})
-        return await hold(exchange.read_many(keys, exchange.times(), kind=LeasedReads), by_key)
+            return self._near.read_leased(self._exchange, key)
+        return self._exchange.read_leased(key)
+
+    def _read_many_leased(self, keys: list[str]) -> Awaitable[dict[str, Found]]:
+        if self._near is not None:
+            return self._near.read_many_leased(self._exchange, keys)
+        return self._exchange.read_many_leased(keys)
 
     async def _call_owner(
         self,

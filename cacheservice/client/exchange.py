@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from random import random
 from typing import Any, TypeVar
 
-from cacheservice.client.batch import Batch, Caller, Reads, Removals, Times, Writes, is_no_answer
+from cacheservice.client.batch import Batch, Reads, Removals, Times, Writes, is_no_answer
 from cacheservice.client.hot_keys import HotKeys
 from cacheservice.client.lane import Lane
+from cacheservice.client.leased import Found, GiveBack, LeasedReads, OneForAll, give_all_back
 from cacheservice.client.nodes import Nodes
 from cacheservice.client.results import SetResult
 from cacheservice.client.topology import Placement, TopologyWatch
+from cacheservice.client.waiting import Caller
 from cacheservice.errors import CacheServiceError, Unavailable
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import from_status
@@ -29,12 +31,23 @@ CHECK_SECONDS = 0.05
 class Exchange:
     """Has a lane to each node. What one node does not answer is asked of the next, until its time is up.
 
-    `nearest`: whether replicas may answer the reads of single keys.
+    `nearest`: whether replicas may answer the reads of single keys. `leased`: what callers who would load are
+    given.
     """
 
     def __init__(
-        self, nodes: Nodes, watch: TopologyWatch, timeout: float, hot: HotKeys, *, nearest: bool = False
+        self,
+        nodes: Nodes,
+        watch: TopologyWatch,
+        timeout: float,
+        hot: HotKeys,
+        leased: type[LeasedReads],
+        give_back: GiveBack,
+        *,
+        nearest: bool = False,
     ) -> None:
+        self.give_back = give_back
+        self._leased = leased
         self._nodes = nodes
         self._hot = hot
         self._nearest = nearest
@@ -92,6 +105,32 @@ class Exchange:
             for some in _chunks(rows):
                 lane.add(kind(_picked(keys, some), caller, times, nearest))
         return caller.future
+
+    async def read_leased(self, key: str) -> Found:
+        """What is found of the key by a caller who would load it."""
+        future = self.lane(key).read_leased(key)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if _has_result(future) and (token := future.result().token):
+                self.give_back(key, token)
+            raise
+
+    async def read_many_leased(self, keys: list[str]) -> dict[str, Found]:
+        """As `read_leased`, of distinct keys."""
+        times = self.times()
+        future = asyncio.get_running_loop().create_future()
+        caller = OneForAll(future, len(keys), self.give_back)
+        for lane, rows in self._by_lane(keys).items():
+            for some in _chunks(rows):
+                lane.add(self._leased(_picked(keys, some), caller, times))
+        try:
+            reads: dict[str, Found] = await future
+        except asyncio.CancelledError:
+            if _has_result(future):
+                give_all_back(future.result(), self.give_back)
+            raise
+        return reads
 
     def write_many(
         self, keys: list[str], values: list[bytes], ttl_ms: int, times: Times
@@ -214,7 +253,9 @@ class Exchange:
         if lane is None:
             if self._is_closed:
                 raise Unavailable("the client is closed")
-            lane = self._lanes[address] = Lane(address, self._nodes.at(address), self, nearest=self._nearest)
+            lane = self._lanes[address] = Lane(
+                address, self._nodes.at(address), self, self._leased, nearest=self._nearest
+            )
         return lane
 
     def _times(self, deadline: float, tried: frozenset[str]) -> Times:
@@ -241,6 +282,10 @@ class Exchange:
                 lane.check(now)
         if not all(lane.is_idle for lane in self._lanes.values()):
             self._watch_over()
+
+
+def _has_result(future: asyncio.Future[Any]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def _picked(column: list[Item], rows: Sequence[int]) -> list[Item]:

@@ -14,7 +14,7 @@ import grpc
 
 from cacheservice.client.batch import Batch, Times
 from cacheservice.client.channel import Backoff, NodeStubs
-from cacheservice.client.leased import Found
+from cacheservice.client.leased import Found, LeasedReads
 from cacheservice.client.pending import Pending
 from cacheservice.errors import CacheServiceError, DeadlineExceeded, NotReady, Unavailable
 from cacheservice.v1 import cache_pb2 as pb
@@ -27,6 +27,8 @@ WINDOW = {False: 2, True: 4}
 More of the former would only be smaller."""
 SLOW_SECONDS = 0.05
 """What is under way for longer, because the node waits for another one, does not count."""
+MAX_LATE = 1_000
+"""Batches; of more, the leases that come after all are left to expire."""
 
 _CONNECT_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 0.1
@@ -44,19 +46,34 @@ class Owner(Protocol):
 
     def not_answered(self, lane: Lane, batch: Batch, error: CacheServiceError) -> None: ...
 
+    def give_back(self, key: str, token: bytes) -> None:
+        """Takes the lease of the key, which nobody here wants any longer."""
+
 
 class Lane:
     """Batches to the node at `address`; must be made within a running event loop."""
 
-    def __init__(self, address: str, stubs: NodeStubs, owner: Owner, *, nearest: bool = False) -> None:
+    def __init__(
+        self,
+        address: str,
+        stubs: NodeStubs,
+        owner: Owner,
+        leased: type[LeasedReads],
+        *,
+        nearest: bool = False,
+    ) -> None:
         self.address = address
         self.is_usable = True
         """Whether operations are best sent here: false after a failure, until the node answers again."""
         self._stubs = stubs
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._pending = Pending(self._loop.create_future, owner.times, nearest=nearest)
+        self._pending = Pending(
+            self._loop.create_future, owner.times, leased, owner.give_back, nearest=nearest
+        )
         self._under_way: dict[int, Batch] = {}
+        self._late: dict[int, LeasedReads] = {}
+        """Those that other nodes have been asked for since, and that may still be answered with leases."""
         self._free = dict(WINDOW)
         self._keys = {False: 0, True: 0}
         self._last_id = 0
@@ -117,7 +134,12 @@ class Lane:
         """Gives back what has waited too long, and lets other batches pass those that are slow."""
         late = [number for number, batch in self._under_way.items() if batch.yields_at <= now]
         for number in late:
-            self._give_back(self._forget(number), DeadlineExceeded(f"{self.address} gave no answer in time"))
+            batch = self._forget(number)
+            if isinstance(batch, LeasedReads):
+                self._late[number] = batch
+                if len(self._late) > MAX_LATE:
+                    del self._late[next(iter(self._late))]
+            self._give_back(batch, DeadlineExceeded(f"{self.address} gave no answer in time"))
         for batch in self._pending.take_late(now):
             self._give_back(batch, Unavailable(f"{self.address} could not be reached in time"))
         for batch in self._under_way.values():
@@ -220,6 +242,9 @@ class Lane:
             if batch.is_large and response.get.values:
                 self._pending.value_read(len(response.get.values[0]))
             self._owner.answered(self, batch, response)
+        elif (late := self._late.pop(response.batch_id, None)) is not None:
+            for lease in response.get.leases:
+                self._owner.give_back(late.keys[lease.index], lease.token)
 
     def _forget(self, batch_id: int) -> Batch:
         batch = self._under_way.pop(batch_id)
@@ -244,6 +269,7 @@ class Lane:
         self.is_usable = False
         batches = [*self._under_way.values(), *self._pending.take_all()]
         self._under_way.clear()
+        self._late.clear()
         self._keys = {False: 0, True: 0}
         for batch in batches:
             self._owner.not_answered(self, batch, error)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cacheservice.client.batch import NO_VALUE, Reads
 from cacheservice.client.versioned import Versioned, VersionedReads
+from cacheservice.client.waiting import Caller, SharedRows
+from cacheservice.errors import CacheServiceError
 from cacheservice.v1 import cache_pb2 as pb
+
+GiveBack = Callable[[str, bytes], None]
+"""Is given the key and token of a lease that nobody here wants any longer."""
 
 
 class Found(NamedTuple):
@@ -37,14 +42,49 @@ class Found(NamedTuple):
         return cls(value, response.outcome != pb.GET_OUTCOME_MISS, response.lease_token, failure)
 
 
-Hold = Callable[[Future[Any], Callable[[Any], dict[str, Found]]], Awaitable[dict[str, Found]]]
-"""Awaits such reads, makes of them what was found by key, and sees to it that no lease is lost when the
-caller goes away meanwhile."""
+class Sharers(SharedRows):
+    """Those of one process who read the same key: one of them gets its lease."""
+
+    __slots__ = ("_give_back",)
+
+    def __init__(self, rows: Sequence[Sequence[Future[Found]]], give_back: GiveBack) -> None:
+        super().__init__(rows)
+        self._give_back = give_back
+
+    def done(self, keys: Sequence[str], results: Sequence[Found]) -> None:
+        for key, futures, found in zip(keys, self.rows, results, strict=True):
+            left = found
+            for future in futures:
+                if not future.done():
+                    future.set_result(left)
+                    if left.token:
+                        left = left._replace(token=b"")
+            if left.token:
+                self._give_back(key, left.token)
+
+    def select(self, rows: Sequence[int]) -> Sharers:
+        return Sharers([self.rows[row] for row in rows], self._give_back)
 
 
-def by_key(reads: dict[str, Found]) -> dict[str, Found]:
-    """Of reads of many keys."""
-    return reads
+class OneForAll(Caller):
+    """One caller that reads many keys: when it has gone, or gets an error, nobody has the leases."""
+
+    __slots__ = ("_give_back",)
+
+    def __init__(self, future: Future[dict[str, Any]], rows: int, give_back: GiveBack) -> None:
+        super().__init__(future, rows)
+        self._give_back = give_back
+
+    def _end(self, results: dict[str, Any], error: CacheServiceError | None) -> None:
+        if self.future.done() or error:
+            give_all_back(results, self._give_back)
+        super()._end(results, error)
+
+
+def give_all_back(reads: Mapping[str, Found], give_back: GiveBack) -> None:
+    for key, found in reads.items():
+        if found.token:
+            give_back(key, found.token)
 
 
 class LeasedReads(Reads):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cacheservice.client.channel import Backoff, NodeStubs
-from cacheservice.client.leased import Found, Hold
+from cacheservice.client.leased import Found
 from cacheservice.errors import (
     CacheServiceError,
     DeadlineExceeded,
@@ -88,8 +88,10 @@ class _Wait:
     """Whether one of those who wait has taken the lease that came of it."""
 
 
-ReadLeased = Callable[[list[str], Hold], Awaitable[dict[str, Found]]]
-"""Reads keys, and takes the leases of what is to be loaded."""
+ReadLeased = Callable[[str], Awaitable[Found]]
+"""Reads a key, and takes its lease if it is to be loaded."""
+ReadManyLeased = Callable[[list[str]], Awaitable[dict[str, Found]]]
+"""As ReadLeased, of distinct keys."""
 
 CallOwner = Callable[[Callable[[NodeStubs, float], Awaitable[Any]], str, bool, float], Awaitable[Any]]
 """Calls a node, best the owner of a key. Also given whether the call may be repeated, and how many seconds
@@ -99,12 +101,15 @@ longer than others it may take."""
 class Loads:
     """The loads of one client; for one event loop. A key has one at a time in this process."""
 
-    def __init__(self, read_leased: ReadLeased, call_owner: CallOwner) -> None:
+    def __init__(
+        self, read_leased: ReadLeased, read_many_leased: ReadManyLeased, call_owner: CallOwner
+    ) -> None:
         self._read_leased = read_leased
+        self._read_many_leased = read_many_leased
         self._call_owner = call_owner
         self._under_way: dict[str, Load] = {}
         self._waits: dict[str, _Wait] = {}
-        self._returns: set[asyncio.Task[None]] = set()
+        self._returns: set[asyncio.Task[Found | None]] = set()
 
     async def acquire(self, keys: list[str]) -> Acquired:
         """Reads the distinct keys, and takes the leases of what is to be loaded.
@@ -112,18 +117,17 @@ class Loads:
         While no node answers, values are loaded without leases, once in this process.
         """
         try:
-            return self._sorted(await self._read_leased(keys, self._hold))
+            return self._sorted(await self._read_many_leased(keys))
         except _NO_CACHE as error:
             return self._without_cache(keys, error)
 
     async def acquire_one(self, key: str) -> Found | Acquired:
         """As `acquire`; what was found itself, if that is all there is to it."""
         try:
-            reads = await self._read_leased([key], self._hold)
+            found = await self._read_leased(key)
         except _NO_CACHE as error:
             return self._without_cache([key], error)
-        found = reads[key]
-        return found if found.is_answer and not found.token else self._sorted(reads)
+        return found if found.is_answer and not found.token else self._sorted({key: found})
 
     def _without_cache(self, keys: Sequence[str], error: CacheServiceError) -> Acquired:
         _log.debug("loading without the cache: %s", error)
@@ -230,26 +234,11 @@ class Loads:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _hold(
-        self, reading: asyncio.Future[Any], found_by_key: Callable[[Any], dict[str, Found]]
-    ) -> dict[str, Found]:
-        """Leases that come when the caller has gone are given back."""
-        try:
-            return found_by_key(await asyncio.shield(reading))
-        except asyncio.CancelledError:
-            returning = asyncio.create_task(self._return(reading, found_by_key))
-            self._returns.add(returning)
-            returning.add_done_callback(self._returns.discard)
-            raise
-
-    async def _return(
-        self, reading: asyncio.Future[Any], found_by_key: Callable[[Any], dict[str, Found]]
-    ) -> None:
-        try:
-            reads = found_by_key(await reading)
-        except CacheServiceError:
-            return
-        await asyncio.gather(*(self._release(key, found.token, "") for key, found in reads.items()))
+    def give_back(self, key: str, token: bytes) -> None:
+        """Has the lease end, which nobody here wants any longer."""
+        returning = asyncio.create_task(self._release(key, token, ""))
+        self._returns.add(returning)
+        returning.add_done_callback(self._returns.discard)
 
     def _begin(self, key: str, token: bytes, current: Found | None) -> Load:
         load = Load(key, token, current, asyncio.get_running_loop().create_future())

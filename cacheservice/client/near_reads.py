@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from cacheservice.client.batch import Times
 from cacheservice.client.exchange import Exchange
-from cacheservice.client.leased import Found, Hold, LeasedCopies, by_key
-from cacheservice.client.near_cache import Copies, NearCache
+from cacheservice.client.leased import Found
+from cacheservice.client.near_cache import Copies, NearCache, Ticket
 from cacheservice.client.near_watch import NearWatch
 from cacheservice.client.nodes import Nodes
 from cacheservice.client.versioned import Versioned, VersionedReads
@@ -54,19 +54,30 @@ class NearReads:
             found |= read
         return found
 
-    async def read_leased(self, exchange: Exchange, keys: list[str], hold: Hold) -> dict[str, Found]:
-        """What is found of the distinct keys, by callers who would load what is missing."""
+    async def read_leased(self, exchange: Exchange, key: str) -> Found:
+        """What is found of the key by a caller who would load it."""
+        value = self.get(key)
+        if value is not None:
+            return Found(value, is_answer=True)
+        ticket = self.copies.begin()
+        found = await exchange.read_leased(key)
+        self._keep(key, found, ticket)
+        return found
+
+    async def read_many_leased(self, exchange: Exchange, keys: list[str]) -> dict[str, Found]:
+        """As `read_leased`, of distinct keys."""
         kept = {key: value for key in keys if (value := self.get(key)) is not None}
         found = {key: Found(value, is_answer=True) for key, value in kept.items()}
         ticket = self.copies.begin()
         far = [key for key in keys if key not in kept]
-        reads: dict[str, Found] = {}
-        if far:
-            reads = await hold(exchange.read_many(far, exchange.times(), kind=LeasedCopies), by_key)
+        reads = await exchange.read_many_leased(far) if far else {}
         for key, read in reads.items():
-            if read.copy is not None and self.keeps(key):
-                self.copies.offer(key, read.copy, ticket)
+            self._keep(key, read, ticket)
         return found | reads
+
+    def _keep(self, key: str, found: Found, ticket: Ticket | None) -> None:
+        if found.copy is not None and self.keeps(key):
+            self.copies.offer(key, found.copy, ticket)
 
     async def _read_all(self, exchange: Exchange, keys: list[str], times: Times) -> dict[str, bytes]:
         ticket = self.copies.begin()

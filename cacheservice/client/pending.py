@@ -10,11 +10,14 @@ from __future__ import annotations
 from asyncio import Future
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from cacheservice.client.batch import Batch, Callers, HotReads, Reads, Removals, Times, Together, Writes
-from cacheservice.client.leased import Found, LeasedReads
+from cacheservice.client.batch import Batch, HotReads, Reads, Removals, Times
+from cacheservice.client.gathering import Gathering, SharedReads, Singles, SingleWrites
+from cacheservice.client.leased import Found, GiveBack, LeasedReads, Sharers
 from cacheservice.client.results import SetResult
+from cacheservice.client.waiting import SharedRows
 from cacheservice.errors import Overloaded
 
 MAX_KEYS = 1_000
@@ -31,27 +34,35 @@ MAX_VALUE_BYTES = 1024 * 1024
 
 
 class Pending:
-    """Operations of many callers in open batches, and batches that are ready to leave."""
+    """Operations of many callers that gather, and batches that are ready to leave.
+
+    `nearest` is of single reads; batches of many keys have their own preference.
+    """
 
     def __init__(
-        self, new_future: Callable[[], Future[Any]], times: Callable[[], Times], *, nearest: bool = False
+        self,
+        new_future: Callable[[], Future[Any]],
+        times: Callable[[], Times],
+        leased: type[LeasedReads],
+        give_back: GiveBack,
+        *,
+        nearest: bool = False,
     ) -> None:
-        self._nearest = nearest
-        """Of single reads; batches of many keys have their own preference."""
         self._new_future = new_future
         self._times = times
-        self._reads: Reads | None = None
-        self._read_futures: list[Future[Any]] = []
-        self._hot_reads: HotReads | None = None
-        self._hot_futures: list[Together] = []
-        self._together: dict[str, Together] = {}
-        """Who waits for each key of these."""
-        self._leased: LeasedReads | None = None
-        self._leased_futures: list[Future[Any]] = []
-        self._writes: Writes | None = None
-        self._write_futures: list[Future[Any]] = []
-        self._removals: Removals | None = None
-        self._removal_futures: list[Future[Any]] = []
+        self._reads = Singles(partial(Reads, nearest=nearest))
+        self._hot = SharedReads(HotReads, SharedRows, nearest=True)
+        self._leased = SharedReads(leased, partial(Sharers, give_back=give_back), nearest=False)
+        self._writes = SingleWrites()
+        self._removals = Singles(Removals)
+        self._gathering: tuple[Gathering, ...] = (
+            self._reads,
+            self._hot,
+            self._leased,
+            self._writes,
+            self._removals,
+        )
+        """In the order in which they leave."""
         self._written: set[str] = set()
         self._value_bytes = 0
         self._removed: set[str] = set()
@@ -62,51 +73,46 @@ class Pending:
 
     @property
     def is_empty(self) -> bool:
-        return not (self._small or self._large or any(self._open))
-
-    @property
-    def _open(self) -> tuple[Batch | None, ...]:
-        """What operations may still join, in the order in which it leaves."""
-        return self._reads, self._hot_reads, self._leased, self._writes, self._removals
+        return not (self._small or self._large or any(self._gathering))
 
     def read(self, key: str) -> Future[bytes | None]:
         if key in self._written or key in self._removed:
             self.seal()
-        batch = self._reads
-        if batch is None:
-            self._read_futures = []
-            batch = self._reads = Reads([], Callers(self._read_futures), self._new_times(), self._nearest)
+        reads = self._reads
+        if not reads.keys:
+            reads.times = self._new_times()
         future = self._new_future()
-        batch.keys.append(key)
-        self._read_futures.append(future)
-        if len(batch.keys) == MAX_KEYS:
+        reads.keys.append(key)
+        reads.futures.append(future)
+        if len(reads.keys) == MAX_KEYS:
             self.seal()
         return future
 
     def read_hot(self, key: str) -> Future[bytes | None]:
         """As `read` of a key that any owner may be asked for; all who ask for it meanwhile share one row."""
+        return self._share(self._hot, key)
+
+    def read_leased(self, key: str) -> Future[Found]:
+        """As `read` by a caller who would load the value; all who are meanwhile share one row."""
+        return self._share(self._leased, key)
+
+    def _share(self, reads: SharedReads, key: str) -> Future[Any]:
         if key in self._written or key in self._removed:
             self.seal()
+        row = reads.rows.get(key)
+        if row is None or len(row) == MAX_KEYS:
+            if row is not None or len(reads.rows) == MAX_KEYS:
+                self.seal()
+            if not reads.rows:
+                reads.times = self._new_times()
+            row = reads.rows[key] = []
         future = self._new_future()
-        together = self._together.get(key)
-        if together is None or len(together.futures) == MAX_KEYS:
-            together = self._together[key] = self._new_row(key)
-        together.futures.append(future)
+        row.append(future)
         return future
-
-    def _new_row(self, key: str) -> Together:
-        if self._hot_reads is not None and len(self._hot_reads.keys) == MAX_KEYS:
-            self.seal()
-        if self._hot_reads is None:
-            self._hot_futures = []
-            self._hot_reads = HotReads([], Callers(self._hot_futures), self._new_times(), nearest=True)
-        self._hot_reads.keys.append(key)
-        self._hot_futures.append(Together())
-        return self._hot_futures[-1]
 
     def is_read_hot(self, key: str) -> bool:
         """Whether a read of the hot key waits that others may share."""
-        return key in self._together
+        return key in self._hot.rows
 
     def changes(self, key: str) -> bool:
         """Whether an operation on this one key waits that writes or removes it."""
@@ -114,49 +120,33 @@ class Pending:
             key in self._written or key in self._removed or any(batch.changes(key) for batch in self._small)
         )
 
-    def read_leased(self, key: str) -> Future[Found]:
-        if key in self._written or key in self._removed:
-            self.seal()
-        batch = self._leased
-        if batch is None:
-            self._leased_futures = []
-            batch = self._leased = LeasedReads([], Callers(self._leased_futures), self._new_times())
-        future = self._new_future()
-        batch.keys.append(key)
-        self._leased_futures.append(future)
-        if len(batch.keys) == MAX_KEYS:
-            self.seal()
-        return future
-
     def write(self, key: str, value: bytes, ttl_ms: int, stale_ms: int) -> Future[SetResult]:
         if key in self._removed:
             self.seal()
-        batch = self._writes
-        if batch is None:
-            self._write_futures = []
-            batch = self._writes = Writes([], [], [], [], Callers(self._write_futures), self._new_times())
+        writes = self._writes
+        if not writes.keys:
+            writes.times = self._new_times()
         future = self._new_future()
-        batch.keys.append(key)
-        batch.values.append(value)
-        batch.ttl_ms.append(ttl_ms)
-        batch.stale_ms.append(stale_ms)
-        self._write_futures.append(future)
+        writes.keys.append(key)
+        writes.values.append(value)
+        writes.ttl_ms.append(ttl_ms)
+        writes.stale_ms.append(stale_ms)
+        writes.futures.append(future)
         self._written.add(key)
         self._value_bytes += len(value)
-        if len(batch.keys) == MAX_KEYS or self._value_bytes >= MAX_VALUE_BYTES:
+        if len(writes.keys) == MAX_KEYS or self._value_bytes >= MAX_VALUE_BYTES:
             self.seal()
         return future
 
     def remove(self, key: str) -> Future[bool]:
-        batch = self._removals
-        if batch is None:
-            self._removal_futures = []
-            batch = self._removals = Removals([], Callers(self._removal_futures), self._new_times())
+        removals = self._removals
+        if not removals.keys:
+            removals.times = self._new_times()
         future = self._new_future()
-        batch.keys.append(key)
-        self._removal_futures.append(future)
+        removals.keys.append(key)
+        removals.futures.append(future)
         self._removed.add(key)
-        if len(batch.keys) == MAX_KEYS:
+        if len(removals.keys) == MAX_KEYS:
             self.seal()
         return future
 
@@ -175,12 +165,9 @@ class Pending:
 
     def seal(self, size: int = MAX_KEYS) -> None:
         """Lets nothing more join the operations that wait now; they leave at most `size` together."""
-        for batch in self._open:
-            if batch is not None:
-                rows = range(len(batch.keys))
-                self._small += [batch.select(rows[start : start + size]) for start in rows[::size]]
-        self._reads = self._hot_reads = self._leased = self._writes = self._removals = None
-        self._together = {}
+        for gathering in self._gathering:
+            while gathering:
+                self._small.append(gathering.take(size))
         self._written.clear()
         self._removed.clear()
         self._value_bytes = 0
@@ -234,23 +221,13 @@ class Pending:
         return type(first).joined(reads)
 
     def _seal_half(self, under_way: int) -> None:
-        gathering = [batch for batch in self._open if batch is not None]
-        waiting = sum(len(batch.keys) for batch in gathering)
+        gathering = [some for some in self._gathering if some]
+        waiting = sum(len(some) for some in gathering)
         half = max(LEAST_KEYS, (under_way + waiting + 1) // 2)
-        if len(gathering) > 1 or waiting <= half or gathering[0] not in (self._reads, self._leased):
+        if len(gathering) == 1 and waiting > half and gathering[0] in (self._reads, self._leased):
+            self._small.append(gathering[0].take(half))
+        else:
             self.seal(half)
-            return
-        rest = range(half, waiting)
-        if self._reads is not None:
-            self._small.append(self._reads.select(range(half)))
-            self._read_futures = [self._read_futures[row] for row in rest]
-            left = self._reads.keys[half:]
-            self._reads = Reads(left, Callers(self._read_futures), self._reads.times, self._nearest)
-        elif self._leased is not None:
-            self._small.append(self._leased.select(range(half)))
-            self._leased_futures = [self._leased_futures[row] for row in rest]
-            left = self._leased.keys[half:]
-            self._leased = LeasedReads(left, Callers(self._leased_futures), self._leased.times)
 
     def take_all(self) -> list[Batch]:
         self.seal()

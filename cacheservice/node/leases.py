@@ -22,6 +22,9 @@ MAX_FAILURES = 10_000
 """Keys whose failed loads are remembered; of more, those longest untouched are forgotten."""
 FIRST_PAUSE_MS = 250
 """For how long nobody loads a value again whose load has failed once: time for all who wait to hear of it."""
+EARLIEST_LOADS = 37
+"""With a beta of 1 no value is due early that lives for more times as long as it takes to load: random() is
+at most 1 - 2**-53, and the logarithm of what is left -36.7."""
 
 _TOKEN_VERSION_BYTES = 8
 _TOKEN_RANDOM_BITS = 64

@@ -53,6 +53,11 @@ class Namespaces:
         return self.default.is_async or any(policy.is_async for policy in self.by_name.values())
 
     @property
+    def most_early_refresh(self) -> float:
+        """The highest of all."""
+        return max(policy.early_refresh for policy in (self.default, *self.by_name.values()))
+
+    @property
     def are_plain(self) -> bool:
         """Whether all keys have the policy that leaves everything to their writers."""
         return not self.by_name and self.default == NamespacePolicy()

@@ -14,7 +14,7 @@ from cacheservice.errors import CounterOverflow, NotACounter, ResourceExhausted,
 from cacheservice.node.columns import Errors, Reads
 from cacheservice.node.fences import Fence, Fences
 from cacheservice.node.hot_keys import HOT_MS, HotKeys
-from cacheservice.node.leases import Failure, Lease, Leases, version_in
+from cacheservice.node.leases import EARLIEST_LOADS, Failure, Lease, Leases, version_in
 from cacheservice.node.namespaces import Namespaces
 from cacheservice.node.operations import (
     Change,
@@ -44,6 +44,7 @@ from cacheservice.store import (
     Store,
     freshness,
     is_absent,
+    is_fresh_for_loads,
     load_ms_of,
     pack,
     ttl_of,
@@ -92,6 +93,7 @@ class Shard:
         self._versions = HybridLogicalClock(clock)
         self.namespaces = namespaces
         self._are_plain = namespaces.are_plain
+        self._most_early_refresh = namespaces.most_early_refresh
         self.hot = HotKeys(clock.now_ms(), random, lambda key: not namespaces.of(key).is_async)
         self._tombstones: TTLCache[str, tuple[int, int]] = TTLCache(
             MAX_TOMBSTONE_BYTES, TOMBSTONE_MS, timer=clock.now_ms, getsizeof=_size_of_tombstone
@@ -128,8 +130,9 @@ class Shard:
             self.hot.count(sampled, now)
         found = self.store.get_many(keys, now)
         reads = Reads([_HIT] * len(found), list(map(value_of, found)))
+        far = EARLIEST_LOADS * self._most_early_refresh
         for row, packed in enumerate(found):
-            if packed and not packed[FLAGS]:
+            if packed and (not packed[FLAGS] or is_fresh_for_loads(packed, now, far if lease else 0)):
                 continue
             reads.outcomes[row], found[row], granted = self._judge(keys[row], packed, now, wants_lease=lease)
             if found[row] is None:

@@ -136,6 +136,14 @@ def freshness(packed: bytes, now: int) -> Freshness:
     return Freshness.STALE if now < expires + stale_ms else Freshness.KEPT
 
 
+def is_fresh_for_loads(packed: bytes, now: int, loads: float) -> bool:
+    """Whether an entry with options has a value, and is fresh for more than `loads` times as long as that
+    took to load."""
+    stale_ms, stale_if_error_ms, load_ms, _ = _OPTIONS.unpack_from(packed, _HEADER_SIZE)
+    left = int.from_bytes(packed[:8]) - max(stale_ms, stale_if_error_ms) - now
+    return left > loads * load_ms and not packed[FLAGS] & _IS_ABSENT
+
+
 def ttl_of(packed: bytes, now: int) -> int:
     """For how many ms more the entry is fresh; 0 for ever, and when it is stale."""
     dies = int.from_bytes(packed[:8])

@@ -62,6 +62,7 @@ class ScriptedNode(CacheServiceServicer):
     def __init__(self, script: Script) -> None:
         self.script = script
         self.requests: list[pb.ExchangeRequest] = []
+        self.released: list[tuple[str, bytes]] = []
 
     async def Exchange(self, requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         async for request in requests:
@@ -73,6 +74,10 @@ class ScriptedNode(CacheServiceServicer):
                 answer.batch_id = request.batch_id
                 await context.write(answer)
 
+    async def ReleaseLease(self, request: Any, context: Any) -> pb.ReleaseLeaseResponse:  # noqa: N802
+        self.released.append((request.key, request.lease_token))
+        return pb.ReleaseLeaseResponse()
+
 
 @pytest.fixture
 async def stack() -> AsyncIterator[AsyncExitStack]:
@@ -80,7 +85,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield opened
 
 
-Play = Callable[[Script], Awaitable[tuple[ScriptedNode, str]]]
+Play = Callable[..., Awaitable[tuple[Any, str]]]
 Connect = Callable[..., Awaitable[Client]]
 
 
@@ -88,8 +93,8 @@ Connect = Callable[..., Awaitable[Client]]
 def play(stack: AsyncExitStack) -> Play:
     """Starts a scripted node; the node and its address."""
 
-    async def start(script: Script) -> tuple[ScriptedNode, str]:
-        server, servicer = grpc.aio.server(), ScriptedNode(script)  # type: ignore[abstract]
+    async def start(script: Script, kind: type[ScriptedNode] = ScriptedNode) -> tuple[ScriptedNode, str]:
+        server, servicer = grpc.aio.server(), kind(script)
         add_CacheServiceServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -439,3 +444,37 @@ async def test_a_node_that_comes_back_is_found_again(stack: AsyncExitStack, conn
                 break
             except Unavailable:
                 await asyncio.sleep(0.01)
+
+
+class LateNode(ScriptedNode):
+    """Gives nothing but leases, and those not before it may."""
+
+    def __init__(self, script: Script) -> None:
+        super().__init__(script)
+        self.may_answer = asyncio.Event()
+
+    async def Exchange(self, requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+        async for request in requests:
+            await self.may_answer.wait()
+            response = pb.ExchangeResponse(batch_id=request.batch_id)
+            response.get.outcomes.append(pb.GET_OUTCOME_MISS)
+            response.get.values.append(b"")
+            response.get.leases.add(index=0, token=b"late")
+            await context.write(response)
+
+
+async def test_a_lease_that_comes_when_another_node_has_answered_is_given_back(
+    play: Play, connect: Connect
+) -> None:
+    late, late_address = await play(silence, LateNode)
+    good, good_address = await play(hits)
+    cache = await connect([late_address, good_address], timeout=1)
+
+    async def load(key: str) -> bytes:
+        raise AssertionError(key)
+
+    assert await cache.get_or_load("a", load) == b"a"
+    late.may_answer.set()
+    async with asyncio.timeout(20):
+        while [*late.released, *good.released] != [("a", b"late")]:
+            await asyncio.sleep(0.01)

@@ -12,15 +12,15 @@ import pytest
 from cacheservice.client import Client
 from cacheservice.client.batch import HotReads, Reads, Removals, Writes
 from cacheservice.client.hot_keys import MAX_HOT, HotKeys
-from cacheservice.client.pending import MAX_KEYS, Pending
+from cacheservice.client.pending import MAX_KEYS
 from cacheservice.errors import CacheServiceError, InvalidArgument
 from cacheservice.ring import Ring, RingMember
 from cacheservice.server.app import NodeServer
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1 import cluster_pb2
 from cacheservice.v1.admin_pb2 import StatsRequest
+from tests.client.leaving import pending, request_of, taken
 from tests.client.test_exchange import address_of, cluster
-from tests.client.test_pending import TIMES, request_of, taken
 
 NAMES = ("n0", "n1", "n2")
 RING = Ring(map(RingMember, NAMES))
@@ -74,10 +74,6 @@ def test_the_table_is_bounded() -> None:
     assert hot.has_all(["first", "k1", "last"])
 
 
-def pending() -> Pending:
-    return Pending(asyncio.get_running_loop().create_future, lambda: TIMES)
-
-
 def found(values: dict[str, bytes], *keys: str) -> pb.ExchangeResponse:
     outcomes = [pb.GET_OUTCOME_HIT if key in values else pb.GET_OUTCOME_MISS for key in keys]
     columns = pb.GetResultColumns(outcomes=outcomes, values=[values.get(key, b"") for key in keys])
@@ -129,7 +125,7 @@ async def test_so_many_share_a_row_and_no_more() -> None:
     waiting = pending()
     for _ in range(2 * MAX_KEYS + 1):
         waiting.read_hot("a")
-    assert [batch.keys for batch in taken(waiting)] == [["a"] * 3]
+    assert [batch.keys for batch in taken(waiting)] == [["a"]] * 3
     for number in range(MAX_KEYS + 1):
         waiting.read_hot(f"k{number}")
     assert [len(batch.keys) for batch in taken(waiting)] == [MAX_KEYS, 1]

@@ -10,14 +10,15 @@ from typing import Any, Literal
 import pytest
 
 from cacheservice.client import Client, NearCache, Outcome, SyncClient
-from cacheservice.client.batch import Caller, Reads
-from cacheservice.client.pending import Pending
+from cacheservice.client.batch import Reads
 from cacheservice.client.versioned import VersionedReads
+from cacheservice.client.waiting import Caller
 from cacheservice.config import Settings
 from cacheservice.ring import Ring, RingMember
 from cacheservice.server.app import NodeServer
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.admin_pb2 import StatsRequest
+from tests.client.leaving import TIMES, pending, request_of, taken
 
 NAMES = ("n1", "n2", "n3")
 DEADLINE_SECONDS = 20
@@ -337,16 +338,13 @@ async def test_threads_have_it_too(cluster: Cluster) -> None:
 
 async def test_reads_of_one_kind_leave_together() -> None:
     loop = asyncio.get_running_loop()
-    waiting = Pending(loop.create_future, lambda: (1.0, 0.5))
+    waiting = pending()
     for number, kind in enumerate([Reads, Reads, VersionedReads, VersionedReads]):
-        waiting.add(kind([str(number)], Caller(loop.create_future(), 1), (1.0, 0.5)))
-    left: list[Any] = []
-    while some := waiting.take(small=True, large=True, under_way=0, under_way_large=100):
-        left += some
+        waiting.add(kind([str(number)], Caller(loop.create_future(), 1), TIMES))
+    left = taken(waiting, under_way_large=100)
     assert [(type(batch), batch.keys) for batch in left] == [
         (Reads, ["0", "1"]),
         (VersionedReads, ["2", "3"]),
     ]
-    request = pb.ExchangeRequest()
-    left[1].fill(request, 1, 100)
+    request = request_of(left[1])
     assert (list(request.get.keys), request.get.values_only) == (["2", "3"], False)

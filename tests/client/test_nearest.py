@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from cacheservice.client import Client
-from cacheservice.client.batch import Caller, Reads
-from cacheservice.client.pending import Pending
+from cacheservice.client.batch import Reads
 from cacheservice.client.topology import Placement
+from cacheservice.client.waiting import Caller
 from cacheservice.config import Settings
 from cacheservice.ring import Ring, RingMember
 from cacheservice.server.app import NodeServer
 from cacheservice.v1 import cluster_pb2
 from cacheservice.v1.admin_pb2 import StatsRequest
+from tests.client.leaving import TIMES, pending, taken
 
 ZONES = {"n1": "a", "n2": "b", "n3": "b"}
 RING = Ring([RingMember(name, zone) for name, zone in ZONES.items()])
@@ -153,13 +154,11 @@ async def test_a_miss_and_a_node_that_stops_are_made_up_for(
 
 async def test_only_reads_with_one_preference_leave_together() -> None:
     loop = asyncio.get_running_loop()
-    waiting = Pending(loop.create_future, lambda: (1.0, 0.5), nearest=True)
+    waiting = pending(nearest=True)
     for number, nearest in enumerate([False, False, True]):
-        waiting.add(Reads([str(number)], Caller(loop.create_future(), 1), (1.0, 0.5), nearest))
+        waiting.add(Reads([str(number)], Caller(loop.create_future(), 1), TIMES, nearest))
     waiting.read("single")
-    left: list[Any] = []
-    while some := waiting.take(small=True, large=True, under_way=0, under_way_large=100):
-        left += some
+    left = taken(waiting, under_way_large=100)
     assert sorted((batch.keys, batch.nearest) for batch in left) == [
         (["0", "1"], False),
         (["2"], True),

@@ -10,32 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheservice.client.batch import Batch, Caller, Callers, HotReads, Reads, Removals, Writes
+from cacheservice.client.batch import Batch, HotReads, Reads, Removals, Writes
 from cacheservice.client.leased import Found, LeasedCopies, LeasedReads
 from cacheservice.client.pending import LEAST_KEYS, MAX_KEYS, MAX_VALUE_BYTES, Pending
 from cacheservice.client.versioned import VersionedReads
+from cacheservice.client.waiting import Caller, Callers
 from cacheservice.errors import InvalidArgument, NoOwnerReachable
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import to_status
-
-TIMES = (1.0, 0.5)
-
-
-def pending() -> Pending:
-    return Pending(asyncio.get_running_loop().create_future, lambda: TIMES)
-
-
-def taken(waiting: Pending, under_way: int = 0) -> list[Batch]:
-    batches = []
-    while some := waiting.take(small=True, large=True, under_way=under_way):
-        batches += some
-    return batches
-
-
-def request_of(batch: Batch) -> pb.ExchangeRequest:
-    request = pb.ExchangeRequest()
-    batch.fill(request, 9, 100)
-    return request
+from tests.client.leaving import TIMES, pending, request_of, taken
 
 
 class NaiveNode:
@@ -102,7 +85,7 @@ async def test_operations_on_one_key_are_done_in_their_order(
                     node.do(batch)
             case "seal":
                 waiting.seal()
-    for batch in taken(waiting, under_way):
+    for batch in taken(waiting, under_way=under_way):
         node.do(batch)
     assert node.values == model.values
     assert waiting.is_empty

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cacheservice.store import (
@@ -9,6 +9,7 @@ from cacheservice.store import (
     Freshness,
     freshness,
     is_absent,
+    is_fresh_for_loads,
     load_ms_of,
     pack,
     ttl_of,
@@ -78,6 +79,31 @@ def test_an_entry_is_fresh_then_stale_then_kept(stale_ms: int, stale_if_error_ms
     assert dead_at(packed) == 7
     assert "".join(freshness(packed, now).name[0] for now in range(7)) == expected
     assert [ttl_of(packed, now) for now in range(7)] == [2, 1, 0, 0, 0, 0, 0]
+
+
+@given(
+    entry=st.builds(
+        Entry,
+        st.just(b"v"),
+        st.just(1),
+        st.just(0),
+        st.integers(0, 50),
+        st.integers(0, 5),
+        st.integers(1, 9),
+        st.just(()),
+        st.integers(0, 5),
+        st.booleans(),
+    ),
+    now=st.integers(0, 60),
+    loads=st.integers(0, 5),
+)
+def test_what_is_fresh_for_some_loads(entry: Entry, now: int, loads: int) -> None:
+    packed = pack(entry)
+    is_alive = not entry.expires or now < entry.expires + entry.kept_ms
+    assume(is_alive)
+    is_far = not entry.expires or ttl_of(packed, now) > loads * entry.load_ms
+    is_value = freshness(packed, now) is Freshness.FRESH and not entry.absent
+    assert is_fresh_for_loads(packed, now, loads) == (is_far and is_value)
 
 
 def test_what_never_expires_is_always_fresh() -> None:
