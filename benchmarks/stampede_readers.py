@@ -24,7 +24,7 @@ from cacheservice import Client
 
 PRODUCT = 7
 KEY = f"product:{PRODUCT}"
-MAX_IN_FLIGHT = 20_000
+MAX_IN_FLIGHT = 5_000
 """Reads of one process at a time; what is due then is read later, and late."""
 TICK_SECONDS = 0.001
 """What is due within so long is read together, and by so much late, at most."""

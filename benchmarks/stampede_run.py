@@ -33,9 +33,11 @@ class Variant:
     stale: float = 0.0
     """Seconds for which an expired value is served while it is loaded anew."""
     early_refresh: float = 0.0
+    expires: bool = True
 
 
 VARIANTS = (
+    Variant("no expiry", expires=False),
     Variant("naive", is_naive=True),
     Variant("leases"),
     Variant("leases + stale", stale=30.0),
@@ -119,7 +121,7 @@ async def run(variant: Variant, load: Load, folder: Path) -> Result:
             socket=socket,
             is_naive=variant.is_naive,
             stale=variant.stale,
-            ttl=load.ttl,
+            ttl=load.ttl if variant.expires else load.seconds * 10,
             rate=load.rate / load.processes,
             seconds=load.seconds,
         )
