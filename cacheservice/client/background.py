@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any, Generic, TypeVar
 
 import uvloop
@@ -18,12 +19,13 @@ _LAST_EVENTS_SECONDS = 0.05
 
 
 class Call(Generic[Result]):
-    """What a thread asks for, and waits for."""
+    """What a thread asks for, and waits for; done in a copy of the thread's context."""
 
-    __slots__ = ("_error", "_finished", "_result", "start")
+    __slots__ = ("_error", "_finished", "_result", "context", "start")
 
     def __init__(self, start: Callable[[Client[Any]], Coroutine[Any, Any, Result]]) -> None:
         self.start = start
+        self.context = copy_context()
         self._finished = threading.Lock()
         self._finished.acquire()
         self._result: Result | None = None
@@ -92,7 +94,7 @@ class Background:
         self._is_woken = False
         while self._waiting:
             call = self._waiting.popleft()
-            task = self._loop.create_task(call.start(self._client))
+            task = self._loop.create_task(call.start(self._client), context=call.context)
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
             task.add_done_callback(call.finish)
