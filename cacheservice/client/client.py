@@ -29,9 +29,11 @@ from cacheservice.client.loads import Loads
 from cacheservice.client.near_cache import NearCache
 from cacheservice.client.near_reads import NearReads
 from cacheservice.client.nodes import Nodes
+from cacheservice.client.observed import observe
 from cacheservice.client.read_through import ReadThrough, loaded_on
 from cacheservice.client.results import Invalidated, Lookup, Outcome, SetResult
 from cacheservice.client.scan import Scan
+from cacheservice.client.telemetry import sdk
 from cacheservice.client.topology import Placement, TopologyWatch
 from cacheservice.client.values import Values
 from cacheservice.client.write_behind import WriteBehind
@@ -80,6 +82,9 @@ class Client(Generic[Value]):
     shorter. Who reads them needs the option too, with whatever number.
 
     With `near_cache` this process keeps what `get` and `get_many` have read; `lookup` always asks a node.
+
+    Where the application sets up an OpenTelemetry SDK, calls are seen in its spans and metrics, unless
+    `telemetry` is False; docs/client.md says what of them.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class Client(Generic[Value]):
         codec: Codec[Value] | None = None,
         compress_above: int | None = None,
         near_cache: NearCache | None = None,
+        telemetry: bool = True,
     ) -> None:
         if routing not in ("direct", "proxy"):
             raise ValueError(f"routing must be 'direct' or 'proxy', not {routing!r}")
@@ -110,8 +116,10 @@ class Client(Generic[Value]):
         self._watch = TopologyWatch(lambda: self.nodes.addresses, self.nodes.at, self._place, zone)
         self._near = NearReads(near_cache, self.nodes, self._watch.differs) if near_cache else None
         self._opened: Exchange | None = None
-        self._loads = Loads(self._read_leased, self._read_many_leased, self._call_owner)
-        self.read_through = ReadThrough(self._loads, self._values)
+        self.loads = Loads(self._read_leased, self._read_many_leased, self._call_owner)
+        self.read_through = ReadThrough(self.loads, self._values)
+        if telemetry:
+            sdk.observe(self, observe)
 
     async def __aenter__(self) -> Client[Value]:
         return self
@@ -141,7 +149,7 @@ class Client(Generic[Value]):
                 self._timeout,
                 self.hot,
                 LeasedReads if self._near is None else LeasedCopies,
-                self._loads.give_back,
+                self.loads.give_back,
                 nearest=self._nearest,
             )
             if self._watch.placement is not None:
@@ -210,6 +218,7 @@ class Client(Generic[Value]):
         return nullcontext() if self._near is None else self._near.copies.sweeping()
 
     def _learn(self) -> None:
+        sdk.look()
         if self._is_direct:
             self._watch.start()
         elif self._near is not None:

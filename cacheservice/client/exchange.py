@@ -13,6 +13,7 @@ from cacheservice.client.lane import Lane
 from cacheservice.client.leased import Found, GiveBack, LeasedReads, OneForAll, give_all_back
 from cacheservice.client.nodes import Nodes
 from cacheservice.client.results import SetResult
+from cacheservice.client.telemetry import sdk
 from cacheservice.client.topology import Placement, TopologyWatch
 from cacheservice.client.waiting import Caller
 from cacheservice.errors import CacheServiceError, Unavailable
@@ -207,6 +208,8 @@ class Exchange:
 
     def not_answered(self, lane: Lane, batch: Batch, error: CacheServiceError) -> None:
         """Gives the batch to other nodes; fails it when none is left, or its time is up."""
+        if not self._is_closed:
+            sdk.unanswered(lane.address, len(batch.keys), error)
         tried = batch.tried | {lane.address}
         rows_by_lane = {}
         if not self._is_closed and asyncio.get_running_loop().time() < batch.deadline:
@@ -273,6 +276,7 @@ class Exchange:
 
     def _check(self, due: float) -> None:
         """When the loop itself was held up, what has arrived meanwhile comes first, once."""
+        sdk.look()
         loop = asyncio.get_running_loop()
         self._checking = None
         now = loop.time()

@@ -10,6 +10,7 @@ import grpc
 
 from cacheservice.address import split_address
 from cacheservice.client.channel import NodeStubs
+from cacheservice.client.telemetry import sdk
 from cacheservice.errors import (
     CacheServiceError,
     DeadlineExceeded,
@@ -37,10 +38,10 @@ class Nodes:
     def __init__(self, targets: Sequence[str], timeout: float) -> None:
         if not targets:
             raise ValueError("a client needs the address of at least one node")
-        self._targets = tuple(dict.fromkeys(map(_checked, targets)))
+        self.targets = tuple(dict.fromkeys(map(_checked, targets)))
         self._timeout = timeout
         self._stubs: dict[str, NodeStubs] = {}
-        self._order = list(self._targets)
+        self._order = list(self.targets)
         self._aside_until: dict[str, float] = {}
         self._turn = 0
         self._closing: set[asyncio.Task[None]] = set()
@@ -56,7 +57,7 @@ class Nodes:
 
         The targets stay: the members' own addresses may be of no use from here.
         """
-        self._order = list(dict.fromkeys([*members, *self._targets]))
+        self._order = list(dict.fromkeys([*members, *self.targets]))
         wanted = set(self._order)
         self._aside_until = {a: until for a, until in self._aside_until.items() if a in wanted}
         for gone in [address for address in self._stubs if address not in wanted]:
@@ -100,6 +101,7 @@ class Nodes:
             no_answer = type(error) in (Unavailable, DeadlineExceeded)
             if no_answer:
                 self._aside_until[address] = loop.time() + _SET_ASIDE_SECONDS
+                sdk.unanswered(address, 1, error)
             if no_answer and may_send and not repeatable:
                 raise OutcomeUnknown(f"{address} gave no answer: {error.message}") from error
             is_final = not isinstance(error, Unavailable | DeadlineExceeded) or isinstance(error, _FINAL)

@@ -17,10 +17,12 @@ from cacheservice.client.client import Client, ReadPreference, Routing
 from cacheservice.client.codecs import Codec, Value
 from cacheservice.client.loads import Terms
 from cacheservice.client.near_cache import NearCache
+from cacheservice.client.observed import observe_sync
 from cacheservice.client.read_through import ReadThrough, loaded_on
 from cacheservice.client.results import Invalidated, Lookup, SetResult
 from cacheservice.client.scan import SyncScan
 from cacheservice.client.sync_write_behind import SyncWriteBehind
+from cacheservice.client.telemetry import sdk
 from cacheservice.client.values import Values
 
 Default = TypeVar("Default")
@@ -49,6 +51,7 @@ class SyncClient(Generic[Value]):
         codec: Codec[Value] | None = None,
         compress_above: int | None = None,
         near_cache: NearCache | None = None,
+        telemetry: bool = True,
     ) -> None:
         self._new_client = partial(
             Client,
@@ -60,10 +63,13 @@ class SyncClient(Generic[Value]):
             codec=codec,
             compress_above=compress_above,
             near_cache=near_cache,
+            telemetry=telemetry,
         )
         self._values = Values(codec, compress_above)
-        self._new_client()
+        self.target = self._new_client().nodes.targets[0]
         self._background: Background | None = None
+        if telemetry:
+            sdk.observe(self, observe_sync)
 
     def __enter__(self) -> SyncClient[Value]:
         return self
