@@ -8,7 +8,7 @@ from itertools import repeat
 from typing import Any
 
 from cacheservice.client.results import SetResult
-from cacheservice.client.waiting import Caller, Several, Waiting
+from cacheservice.client.waiting import Several, Waiting
 from cacheservice.errors import (
     AnswerTooLarge,
     CacheServiceError,
@@ -42,7 +42,7 @@ class Batch(ABC):
         """Addresses of nodes that gave no answer."""
         self.error: CacheServiceError | None = None
         """Why the last of them gave none."""
-        self.is_large = isinstance(waiting, Caller | Several)
+        self.is_large = waiting.is_one
         """Whether it is one caller's own, which waits apart from those that gather the operations of many."""
         self.sent_at = 0.0
         """0 also when it is under way for so long that others may pass it."""

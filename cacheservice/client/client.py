@@ -23,6 +23,7 @@ from cacheservice.client.cached import Arguments, Cached, KeyTemplates
 from cacheservice.client.channel import NodeStubs
 from cacheservice.client.codecs import Codec, Value
 from cacheservice.client.exchange import Exchange
+from cacheservice.client.hedging import Hedging
 from cacheservice.client.hot_keys import HotKeys
 from cacheservice.client.leased import Found, LeasedCopies, LeasedReads
 from cacheservice.client.loads import Loads
@@ -81,6 +82,10 @@ class Client(Generic[Value]):
     With `compress_above`, values of more bytes than that, once encoded, are compressed where that makes them
     shorter. Who reads them needs the option too, with whatever number.
 
+    With `hedged_reads` another owner is asked too when a read takes longer than 95 % of the fastest node's
+    answers, and the first answer counts. It may miss what is being written at that time, and what was written
+    to a namespace that replicates asynchronously.
+
     With `near_cache` this process keeps what `get` and `get_many` have read; `lookup` always asks a node.
 
     Where the application sets up an OpenTelemetry SDK, calls are seen in its spans and metrics, unless
@@ -98,6 +103,7 @@ class Client(Generic[Value]):
         codec: Codec[Value] | None = None,
         compress_above: int | None = None,
         near_cache: NearCache | None = None,
+        hedged_reads: bool = False,
         telemetry: bool = True,
     ) -> None:
         if routing not in ("direct", "proxy"):
@@ -112,6 +118,7 @@ class Client(Generic[Value]):
         self._is_direct = routing == "direct"
         self._timeout = timeout
         self._nearest = is_nearest(read_preference)
+        self._hedges = hedged_reads
         self._values = Values(codec, compress_above)
         self._watch = TopologyWatch(lambda: self.nodes.addresses, self.nodes.at, self._place, zone)
         self._near = NearReads(near_cache, self.nodes, self._watch.differs) if near_cache else None
@@ -151,6 +158,7 @@ class Client(Generic[Value]):
                 LeasedReads if self._near is None else LeasedCopies,
                 self.loads.give_back,
                 nearest=self._nearest,
+                hedging={False: Hedging(), True: Hedging()} if self._hedges else {},
             )
             if self._watch.placement is not None:
                 self._opened.place(self._watch.placement)

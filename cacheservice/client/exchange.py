@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import random
 from typing import Any, TypeVar
 
-from cacheservice.client.batch import Batch, Reads, Removals, Times, Writes, is_no_answer
+from cacheservice.client.batch import Batch, HotReads, Reads, Removals, Times, Writes, is_no_answer
+from cacheservice.client.hedging import Hedging
 from cacheservice.client.hot_keys import HotKeys
 from cacheservice.client.lane import Lane
 from cacheservice.client.leased import Found, GiveBack, LeasedReads, OneForAll, give_all_back
@@ -15,7 +16,7 @@ from cacheservice.client.nodes import Nodes
 from cacheservice.client.results import SetResult
 from cacheservice.client.telemetry import sdk
 from cacheservice.client.topology import Placement, TopologyWatch
-from cacheservice.client.waiting import Caller
+from cacheservice.client.waiting import Caller, Race
 from cacheservice.errors import CacheServiceError, Unavailable
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import from_status
@@ -46,8 +47,10 @@ class Exchange:
         give_back: GiveBack,
         *,
         nearest: bool = False,
+        hedging: Mapping[bool, Hedging],
     ) -> None:
         self.give_back = give_back
+        self._hedging = hedging
         self._leased = leased
         self._nodes = nodes
         self._hot = hot
@@ -180,6 +183,8 @@ class Exchange:
             return
         self._placement = placement
         wanted = set(self._nodes.addresses)
+        for hedging in self._hedging.values():
+            hedging.retain(wanted)
         for address in placement.addresses:
             self._lane(address)
         for address in [address for address in self._lanes if address not in wanted]:
@@ -225,6 +230,33 @@ class Exchange:
         if left:
             batch.select(sorted(left)).fail(error)
 
+    def hedge(self, lane: Lane, batch: Batch) -> None:
+        """Asks other owners too for what is late. Not for keys that this client is changing: they may not
+        know of it yet."""
+        rows_by_lane: dict[Lane, list[int]] = {}
+        for row, key in enumerate(batch.keys):
+            other = self._other_owner(key, lane)
+            if other is not None and not lane.changes(key):
+                rows_by_lane.setdefault(other, []).append(row)
+        if not rows_by_lane or not self._hedging[batch.is_large].take():
+            return
+        race = Race.of(
+            batch.waiting, len(batch.keys), [row for rows in rows_by_lane.values() for row in rows]
+        )
+        batch.waiting = race
+        for other, rows in rows_by_lane.items():
+            keys = [batch.keys[row] for row in rows]
+            second = HotReads(keys, race.select(rows), batch.times, nearest=True)
+            second.tried = batch.tried | {lane.address}
+            other.add(second)
+
+    def _other_owner(self, key: str, lane: Lane) -> Lane | None:
+        """A usable lane of another owner of the key; of another node, while nothing is known of owners."""
+        placement = self._placement
+        addresses = self._nodes.addresses if placement is None else placement.owners(key)
+        others = (self._lane(address) for address in addresses if address != lane.address)
+        return next((other for other in others if other.is_usable), None)
+
     def is_past(self, times: Times) -> bool:
         """Whether the callers no longer wait."""
         return asyncio.get_running_loop().time() >= times[0]
@@ -257,7 +289,12 @@ class Exchange:
             if self._is_closed:
                 raise Unavailable("the client is closed")
             lane = self._lanes[address] = Lane(
-                address, self._nodes.at(address), self, self._leased, nearest=self._nearest
+                address,
+                self._nodes.at(address),
+                self,
+                self._leased,
+                nearest=self._nearest,
+                hedging=self._hedging,
             )
         return lane
 

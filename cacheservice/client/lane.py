@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import grpc
 
-from cacheservice.client.batch import Batch, Times
+from cacheservice.client.batch import Batch, HotReads, Reads, Times
 from cacheservice.client.channel import Backoff, NodeStubs
+from cacheservice.client.hedging import Hedging
 from cacheservice.client.leased import Found, LeasedReads
 from cacheservice.client.pending import Pending
 from cacheservice.errors import CacheServiceError, DeadlineExceeded, NotReady, Unavailable
@@ -25,6 +27,8 @@ _log = logging.getLogger(__name__)
 WINDOW = {False: 2, True: 4}
 """Batches under way: of those that gather many callers' operations, and of those that are one caller's own.
 More of the former would only be smaller."""
+HEDGED = (Reads, HotReads)
+"""Kinds that a second node may be asked for."""
 SLOW_SECONDS = 0.05
 """What is under way for longer, because the node waits for another one, does not count."""
 MAX_LATE = 1_000
@@ -46,12 +50,18 @@ class Owner(Protocol):
 
     def not_answered(self, lane: Lane, batch: Batch, error: CacheServiceError) -> None: ...
 
+    def hedge(self, lane: Lane, batch: Batch) -> None:
+        """Is told that the batch has been under way for longer than most."""
+
     def give_back(self, key: str, token: bytes) -> None:
         """Takes the lease of the key, which nobody here wants any longer."""
 
 
 class Lane:
-    """Batches to the node at `address`; must be made within a running event loop."""
+    """Batches to the node at `address`; must be made within a running event loop.
+
+    `hedging` is by whether a batch is large; empty for none.
+    """
 
     def __init__(
         self,
@@ -61,11 +71,13 @@ class Lane:
         leased: type[LeasedReads],
         *,
         nearest: bool = False,
+        hedging: Mapping[bool, Hedging],
     ) -> None:
         self.address = address
         self.is_usable = True
         """Whether operations are best sent here: false after a failure, until the node answers again."""
         self._stubs = stubs
+        self._hedging = hedging
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._pending = Pending(
@@ -225,6 +237,9 @@ class Lane:
         first = self._last_id - len(batches) + 1
         for number, batch in enumerate(batches):
             left_ms = max(1, round((batch.yields_at - batch.sent_at) * 1_000))
+            if self._hedging and type(batch) in HEDGED and not batch.tried:
+                delay = self._hedging[batch.is_large].delay()
+                self._loop.call_later(delay, self._hedge, first + number)
             batch.fill(request.more.add() if number else request, first + number, left_ms)
         return request
 
@@ -239,6 +254,8 @@ class Lane:
     def _take_answer(self, response: pb.ExchangeResponse) -> None:
         if response.batch_id in self._under_way:
             batch = self._forget(response.batch_id)
+            if self._hedging and type(batch) in HEDGED and batch.sent_at:
+                self._hedging[batch.is_large].note(self.address, self._loop.time() - batch.sent_at)
             if batch.is_large and response.get.values:
                 self._pending.value_read(len(response.get.values[0]))
             self._owner.answered(self, batch, response)
@@ -252,6 +269,11 @@ class Lane:
         if batch.sent_at:
             self._free[batch.is_large] += 1
         return batch
+
+    def _hedge(self, batch_id: int) -> None:
+        batch = self._under_way.get(batch_id)
+        if batch is not None:
+            self._owner.hedge(self, batch)
 
     def _give_back(self, batch: Batch, error: CacheServiceError) -> None:
         self.is_usable = False

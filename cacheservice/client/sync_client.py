@@ -51,6 +51,7 @@ class SyncClient(Generic[Value]):
         codec: Codec[Value] | None = None,
         compress_above: int | None = None,
         near_cache: NearCache | None = None,
+        hedged_reads: bool = False,
         telemetry: bool = True,
     ) -> None:
         self._new_client = partial(
@@ -63,6 +64,7 @@ class SyncClient(Generic[Value]):
             codec=codec,
             compress_above=compress_above,
             near_cache=near_cache,
+            hedged_reads=hedged_reads,
             telemetry=telemetry,
         )
         self._values = Values(codec, compress_above)

@@ -26,6 +26,11 @@ class Waiting(Protocol):
         """Whether nobody waits any longer."""
         ...
 
+    @property
+    def is_one(self) -> bool:
+        """Whether each part of it is one caller that waits for many rows."""
+        ...
+
 
 class Callers:
     """A future for each row; it may have been cancelled."""
@@ -51,6 +56,10 @@ class Callers:
     @property
     def is_over(self) -> bool:
         return all(future.done() for future in self.futures)
+
+    @property
+    def is_one(self) -> bool:
+        return False
 
 
 class SharedRows:
@@ -79,6 +88,10 @@ class SharedRows:
     @property
     def is_over(self) -> bool:
         return all(future.done() for futures in self.rows for future in futures)
+
+    @property
+    def is_one(self) -> bool:
+        return False
 
 
 class Caller:
@@ -115,6 +128,10 @@ class Caller:
     @property
     def is_over(self) -> bool:
         return self.future.done()
+
+    @property
+    def is_one(self) -> bool:
+        return True
 
     def _settle(self, rows: int) -> None:
         self._missing -= rows
@@ -164,3 +181,55 @@ class Several:
     @property
     def is_over(self) -> bool:
         return all(waiting.is_over for waiting, _ in self._parts)
+
+    @property
+    def is_one(self) -> bool:
+        return True
+
+
+class Race:
+    """Those who wait for rows that two nodes have been asked for: the first result of each row counts, and an
+    error only when both have one."""
+
+    __slots__ = ("_failed", "_rows", "_settled", "_waiting")
+
+    def __init__(self, waiting: Waiting, rows: Sequence[int], settled: set[int], failed: set[int]) -> None:
+        self._waiting = waiting
+        self._rows = rows
+        """Of those that `waiting` has, these."""
+        self._settled = settled
+        self._failed = failed
+
+    @classmethod
+    def of(cls, waiting: Waiting, rows: int, asked_twice: Sequence[int]) -> Race:
+        """Of all the rows; two nodes are asked for some of them."""
+        return cls(waiting, range(rows), set(), set(range(rows)).difference(asked_twice))
+
+    def done(self, keys: Sequence[str], results: Sequence[Any]) -> None:
+        left = [position for position, row in enumerate(self._rows) if row not in self._settled]
+        if left:
+            rows = [self._rows[position] for position in left]
+            self._settled.update(rows)
+            self._waiting.select(rows).done(
+                [keys[position] for position in left], [results[position] for position in left]
+            )
+
+    def failed(self, row: int, error: CacheServiceError) -> None:
+        failed = self._rows[row]
+        if failed in self._settled:
+            return
+        if failed in self._failed:
+            self._settled.add(failed)
+            self._waiting.select([failed]).failed(0, error)
+        self._failed.add(failed)
+
+    def select(self, rows: Sequence[int]) -> Race:
+        return Race(self._waiting, [self._rows[row] for row in rows], self._settled, self._failed)
+
+    @property
+    def is_over(self) -> bool:
+        return self._waiting.is_over or all(row in self._settled for row in self._rows)
+
+    @property
+    def is_one(self) -> bool:
+        return self._waiting.is_one
