@@ -1,0 +1,91 @@
+"""Draws a load: latency by percentile, and what became of it over time. Needs matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from cacheservice.loadgen.report import Report
+
+_COLOURS = {"get": "#0072b2", "set": "#d55e00", "delete": "#009e73"}
+"""Told apart by those who see no red or green, too (Okabe and Ito, 2008)."""
+_RATE_COLOUR, _MAX_COLOUR, _P99_COLOUR, _P50_COLOUR = "#000000", "#bbbbbb", "#d55e00", "#0072b2"
+_TICKS = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999, 99.9999)
+_STEPS_A_TICK = 40
+
+
+def draw(report: Report, title: str, path: Path) -> None:
+    """Writes a PNG."""
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.3, 1))
+    _draw_percentiles(figure.add_subplot(grid[:, 0]), report)
+    above = figure.add_subplot(grid[0, 1])
+    _draw_rate(above, report)
+    _draw_latency(figure.add_subplot(grid[1, 1], sharex=above), report)
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=110, format="png")
+
+
+def _draw_percentiles(panel: Axes, report: Report) -> None:
+    """With the last of ever smaller parts stretched, as is usual for such histograms."""
+    for kind, histogram in sorted(report.histograms.items()):
+        # What is beyond the last single operation would be the longest latency again and again.
+        least_left = 1 / histogram.count
+        lefts = [10 ** (-step / _STEPS_A_TICK) for step in range(len(_TICKS) * _STEPS_A_TICK)]
+        percentiles = [100 * (1 - left) for left in lefts if left >= least_left]
+        found = histogram.at(percentiles)
+        panel.plot(
+            [100 / (100 - percentile) for percentile in found],
+            list(found.values()),
+            label=f"{kind} ({histogram.count:,})",
+            color=_COLOURS[kind],
+            linewidth=1.4,
+        )
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    most = max(histogram.count for histogram in report.histograms.values())
+    ticks = [percentile for percentile in _TICKS if 100 / (100 - percentile) <= 10 * most]
+    panel.set_xticks([100 / (100 - percentile) for percentile in ticks], [f"{tick:g}" for tick in ticks])
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.set_xlabel("percentile")
+    panel.set_ylabel("latency, ms")
+    panel.legend(frameon=False, loc="upper left")
+    _lay_grid(panel)
+
+
+def _draw_rate(panel: Axes, report: Report) -> None:
+    times = [second.ended for second in report.series]
+    panel.plot(
+        times, [second.rate for second in report.series], color=_RATE_COLOUR, marker=".", linewidth=1.2
+    )
+    panel.set_ylim(bottom=0)
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    panel.set_ylabel("operations a second")
+    panel.tick_params(labelbottom=False)
+    _lay_grid(panel)
+
+
+def _draw_latency(panel: Axes, report: Report) -> None:
+    times = [second.ended for second in report.series]
+    for label, colour, values in (
+        ("max", _MAX_COLOUR, [second.max for second in report.series]),
+        ("p99", _P99_COLOUR, [second.p99 for second in report.series]),
+        ("p50", _P50_COLOUR, [second.p50 for second in report.series]),
+    ):
+        panel.plot(times, values, label=label, color=colour, marker=".", linewidth=1.2)
+    panel.set_yscale("log")
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.set_xlim(left=0)
+    panel.set_xlabel("seconds")
+    panel.set_ylabel("latency, ms")
+    panel.legend(frameon=False, loc="upper right", ncols=3, fontsize=9)
+    _lay_grid(panel)
+
+
+def _lay_grid(panel: Axes) -> None:
+    panel.grid(which="major", color="#dddddd", linewidth=0.6)
+    panel.set_axisbelow(True)
