@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cacheservice.cli import (
+    bench,
     cluster,
     drain,
     entries,
@@ -65,6 +66,7 @@ app.command()(hotkeys.hotkeys)
 app.command()(drain.drain)
 app.command()(simulate.simulate)
 app.command()(replay.replay)
+app.command()(bench.bench)
 
 
 def main() -> None:
