@@ -118,7 +118,7 @@ def _keys_of(plan: Plan) -> str:
         return f"{counted(len(plan.trace), 'request')} of a log, {counted(entry_count(plan), 'key')}"
     law = "uniform" if plan.alpha is None else f"zipf {plan.alpha:g}"
     batch = f", {plan.batch} at a time" if plan.batch > 1 else ""
-    return f"{plan.keys:,} {'key' if plan.keys == 1 else 'keys'}, {law}{batch}"
+    return f"{counted(plan.keys, 'key')}, {law}{batch}"
 
 
 def _values_of(plan: Plan) -> str:

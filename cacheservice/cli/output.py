@@ -63,7 +63,7 @@ def split_targets(target: str) -> list[str]:
 
 def counted(count: int, noun: str, plural: str = "") -> str:
     """The number with its noun in the right number."""
-    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def print_json(value: Any) -> None:

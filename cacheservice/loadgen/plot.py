@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from cacheservice.loadgen.report import Report
 
@@ -45,14 +45,12 @@ def _draw_percentiles(panel: Axes, report: Report) -> None:
             linewidth=1.4,
         )
     panel.set_xscale("log")
-    panel.set_yscale("log")
+    _scale_latency(panel)
     most = max(histogram.count for histogram in report.histograms.values())
     ticks = [percentile for percentile in _TICKS if 100 / (100 - percentile) <= 10 * most]
     panel.set_xticks([100 / (100 - percentile) for percentile in ticks], [f"{tick:g}" for tick in ticks])
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.set_xlabel("percentile")
-    panel.set_ylabel("latency, ms")
     panel.legend(frameon=False, loc="upper left")
     _lay_grid(panel)
 
@@ -77,13 +75,19 @@ def _draw_latency(panel: Axes, report: Report) -> None:
         ("p50", _P50_COLOUR, [second.p50 for second in report.series]),
     ):
         panel.plot(times, values, label=label, color=colour, marker=".", linewidth=1.2)
-    panel.set_yscale("log")
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _scale_latency(panel)
     panel.set_xlim(left=0)
     panel.set_xlabel("seconds")
-    panel.set_ylabel("latency, ms")
-    panel.legend(frameon=False, loc="upper right", ncols=3, fontsize=9)
+    panel.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=3, fontsize=9)
     _lay_grid(panel)
+
+
+def _scale_latency(panel: Axes) -> None:
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.set_ylabel("latency, ms")
 
 
 def _lay_grid(panel: Axes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import signal
 import subprocess
@@ -53,7 +54,11 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "cacheservice", "bench", "--json", "--seconds", "600", "--warm-up", "0"]
     load = ("--keys", "100", "--callers", "8")
     with subprocess.Popen(
-        [*command, *load, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *load, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as process:
         try:
             yield process
@@ -62,8 +67,8 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def stopped(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What it prints when Ctrl-C is pressed."""
-    process.send_signal(signal.SIGINT)
+    """What it prints when Ctrl-C is pressed, of which a terminal tells the whole group."""
+    os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     found: dict[str, Any] = json.loads(out)
