@@ -13,9 +13,10 @@ if TYPE_CHECKING:
         NearCache,
         PickleCodec,
         SyncClient,
+        Tls,
     )
 
-__all__ = ["Client", "Codec", "JsonCodec", "MsgspecCodec", "NearCache", "PickleCodec", "SyncClient"]
+__all__ = ["Client", "Codec", "JsonCodec", "MsgspecCodec", "NearCache", "PickleCodec", "SyncClient", "Tls"]
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,7 @@ from pydantic_settings import (
 )
 
 from cacheservice.address import split_address
+from cacheservice.certificates import Certificates, Tls
 from cacheservice.limits import MAX_TTL_SECONDS
 
 ENV_PREFIX = "CACHESERVICE_"
@@ -149,6 +150,21 @@ class Settings(LoadSettings, BaseSettings):
     seeds: Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_split_list)] = ()
     """HOST:PORT of some members, or a DNS name with all their addresses, separated by commas. Tried for
     ever; the node's own address may be among them."""
+    tls_cert: FilePath | None = None
+    """The node's certificate, with all intermediate ones, as PEM. With it, tls_key and tls_ca, clients and
+    other nodes are talked to with TLS alone. The files are read again when they have changed."""
+    tls_key: FilePath | None = None
+    """The certificate's private key, as PEM without passphrase."""
+    tls_ca: FilePath | None = None
+    """Certificates of those who may sign the other nodes' and the clients' certificates, as PEM."""
+    tls_client_auth: Literal["require", "none"] = "require"
+    """Whether callers need a certificate that tls_ca has signed. With none, whoever reaches the port can do
+    whatever a node can."""
+    tls_server_name: Annotated[str, Field(max_length=253)] = ""
+    """A name that the certificates of all nodes have, if they have not those of the nodes' addresses."""
+    health_listen: Address | None = None
+    """HOST:PORT to serve health on, and nothing else, without TLS: for probes that know none, or have no
+    certificate."""
     zone: Annotated[str, Field(max_length=253)] = ""
     """The node's failure domain: replicas prefer another one."""
     weight: Annotated[int, Field(ge=1, le=100)] = 1
@@ -218,6 +234,18 @@ class Settings(LoadSettings, BaseSettings):
                 f"({self.max_value_bytes}) + {ENTRY_SLACK}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _certificates_can_be_used(self) -> Settings:
+        if self.certificates() is None and (self.tls_cert or self.tls_key or self.tls_ca):
+            raise ValueError("tls_cert, tls_key and tls_ca must be given together")
+        return self
+
+    def certificates(self) -> Certificates | None:
+        """What is in the files now; None without TLS. ValueError when they cannot be used."""
+        if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
+            return None
+        return Certificates(Tls(self.tls_ca, self.tls_cert, self.tls_key, self.tls_server_name), "tls_")
 
     @classmethod
     def settings_customise_sources(

@@ -16,6 +16,7 @@ from google.rpc.status_pb2 import Status
 
 from cacheservice import errors
 from cacheservice.errors import CacheServiceError
+from cacheservice.handshake import explained
 
 DOMAIN: Final = "cacheservice"
 STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -76,7 +77,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> CacheServiceError:
     if error.code() is grpc.StatusCode.CANCELLED:
         # Not by this side, which raises asyncio.CancelledError: the server stopped before it took the call.
         return errors.Unavailable(error.details() or "the server cancelled the call")
-    return from_status(Status(code=error.code().value[0], message=error.details() or error.code().name))
+    message = explained(error.details() or error.code().name)
+    return from_status(Status(code=error.code().value[0], message=message))
 
 
 async def connects(channel: grpc.aio.Channel, seconds: float) -> bool:

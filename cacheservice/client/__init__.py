@@ -1,5 +1,6 @@
 """The client for Python applications."""
 
+from cacheservice.certificates import Tls
 from cacheservice.client.client import Client
 from cacheservice.client.codecs import Codec, JsonCodec, MsgspecCodec, PickleCodec
 from cacheservice.client.near_cache import NearCache
@@ -22,4 +23,5 @@ __all__ = [
     "SetResult",
     "SyncClient",
     "SyncScan",
+    "Tls",
 ]

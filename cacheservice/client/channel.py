@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 
+from cacheservice.certificates import Certificates
+from cacheservice.connection import Connection
 from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
+from cacheservice.v1.cluster_pb2 import DescribeRequest
 from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub
-from cacheservice.wire import connects
+from cacheservice.wire import from_rpc_error, was_cancelled_here
+
+if TYPE_CHECKING:
+    from cacheservice.v1.admin_pb2_grpc import AdminServiceAsyncStub
+    from cacheservice.v1.cache_pb2_grpc import CacheServiceAsyncStub
+    from cacheservice.v1.cluster_pb2_grpc import ClusterServiceAsyncStub
 
 MAX_MESSAGE_BYTES = 1024 * 1024 * 1024
 
 _KEEPALIVE_MS = 10_000
 _PING_TIMEOUT_MS = 5_000
+_QUESTION_SECONDS = 0.1
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -29,21 +40,58 @@ _OPTIONS = [
 ]
 
 
+class Stubs(NamedTuple):
+    """Of the services that clients call."""
+
+    cache: CacheServiceAsyncStub
+    cluster: ClusterServiceAsyncStub
+    admin: AdminServiceAsyncStub
+
+
 class NodeStubs:
     """The stubs of one node's services."""
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self.cache = CacheServiceStub(self._channel)
-        self.cluster = ClusterServiceStub(self._channel)
-        self.admin = AdminServiceStub(self._channel)
+    def __init__(self, address: str, certificates: Certificates | None = None) -> None:
+        self._connection = Connection(address, _OPTIONS, certificates, _stubs)
+        self.trouble = ""
+        """Why there was no connection when one was last asked for, as far as gRPC tells."""
+
+    @property
+    def cache(self) -> CacheServiceAsyncStub:
+        return self._connection.stubs.cache
+
+    @property
+    def cluster(self) -> ClusterServiceAsyncStub:
+        return self._connection.stubs.cluster
+
+    @property
+    def admin(self) -> AdminServiceAsyncStub:
+        return self._connection.stubs.admin
 
     async def connects(self, seconds: float) -> bool:
         """Whether there is a connection, or comes about in time."""
-        return await connects(self._channel, seconds)
+        is_connected = await self._connection.connects(seconds)
+        self.trouble = "" if is_connected else await self._why_not()
+        return is_connected
 
     async def close(self, grace: float | None = None) -> None:
-        await self._channel.close(grace)
+        await self._connection.close(grace)
+
+    async def _why_not(self) -> str:
+        """Only a call can tell; where the last attempt has failed, it fails at once."""
+        if self._connection.has_failed:
+            try:
+                await self.cluster.Describe(DescribeRequest(), timeout=_QUESTION_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                return from_rpc_error(error).message
+            except asyncio.CancelledError:
+                if was_cancelled_here():
+                    raise
+        return ""
+
+
+def _stubs(channel: grpc.aio.Channel) -> Stubs:
+    return Stubs(CacheServiceStub(channel), ClusterServiceStub(channel), AdminServiceStub(channel))
 
 
 class Backoff:

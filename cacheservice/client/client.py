@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, overload
 
+from cacheservice.certificates import Certificates, Tls
 from cacheservice.client.arguments import (
     checked_int64,
     checked_key,
@@ -90,6 +91,8 @@ class Client(Generic[Value]):
 
     Where the application sets up an OpenTelemetry SDK, calls are seen in its spans and metrics, unless
     `telemetry` is False; docs/client.md says what of them.
+
+    With `tls` all connections are encrypted, and nodes must have a certificate that its CA has signed.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Client(Generic[Value]):
         near_cache: NearCache | None = None,
         hedged_reads: bool = False,
         telemetry: bool = True,
+        tls: Tls | None = None,
     ) -> None:
         if routing not in ("direct", "proxy"):
             raise ValueError(f"routing must be 'direct' or 'proxy', not {routing!r}")
@@ -112,7 +116,8 @@ class Client(Generic[Value]):
             raise ValueError(
                 f"timeout must be above 0 and at most {MAX_TIMEOUT_SECONDS:.0f} s, not {timeout}"
             )
-        self.nodes = Nodes([targets] if isinstance(targets, str) else targets, timeout)
+        targets = [targets] if isinstance(targets, str) else targets
+        self.nodes = Nodes(targets, timeout, None if tls is None else Certificates(tls))
         self.hot = HotKeys()
         """The keys that nodes have lately told to be hot; reads of them go to all owners in turn."""
         self._is_direct = routing == "direct"

@@ -228,7 +228,7 @@ class Exchange:
             left.difference_update(rows)
             other.add(part)
         if left:
-            batch.select(sorted(left)).fail(error)
+            batch.select(sorted(left)).fail(self._nodes.explained(lane.address, error))
 
     def hedge(self, lane: Lane, batch: Batch) -> None:
         """Asks other owners too for what is late. Not for keys that this client is changing: they may not

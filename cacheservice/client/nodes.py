@@ -9,6 +9,7 @@ from typing import TypeVar
 import grpc
 
 from cacheservice.address import split_address
+from cacheservice.certificates import Certificates
 from cacheservice.client.channel import NodeStubs
 from cacheservice.client.telemetry import sdk
 from cacheservice.errors import (
@@ -35,11 +36,14 @@ class Nodes:
     A node that gives no answer is left out for a second. Safe for one event loop.
     """
 
-    def __init__(self, targets: Sequence[str], timeout: float) -> None:
+    def __init__(
+        self, targets: Sequence[str], timeout: float, certificates: Certificates | None = None
+    ) -> None:
         if not targets:
             raise ValueError("a client needs the address of at least one node")
         self.targets = tuple(dict.fromkeys(map(_checked, targets)))
         self._timeout = timeout
+        self._certificates = certificates
         self._stubs: dict[str, NodeStubs] = {}
         self._order = list(self.targets)
         self._aside_until: dict[str, float] = {}
@@ -88,7 +92,7 @@ class Nodes:
             left = deadline - loop.time()
             attempt = left / 2 if untried else left
             may_send = repeatable or await self.at(address).connects(attempt)
-            error: CacheServiceError = Unavailable(f"no connection to {address}")
+            error = self.explained(address, Unavailable(f"no connection to {address}"))
             try:
                 if may_send:
                     return await rpc(self.at(address), attempt if repeatable else deadline - loop.time())
@@ -121,8 +125,15 @@ class Nodes:
         if node is None:
             if self._is_closed:
                 raise Unavailable("the client is closed")
-            node = self._stubs[address] = NodeStubs(address)
+            node = self._stubs[address] = NodeStubs(address, self._certificates)
         return node
+
+    def explained(self, address: str, error: CacheServiceError) -> CacheServiceError:
+        """The error, with why there is no connection to the node at `address`, if that is known."""
+        node = self._stubs.get(address)
+        if node is None or not node.trouble or type(error) is not Unavailable:
+            return error
+        return Unavailable(f"{error.message}: {node.trouble}")
 
     async def close(self) -> None:
         self._is_closed = True

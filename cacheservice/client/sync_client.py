@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
 from weakref import finalize
 
+from cacheservice.certificates import Tls
 from cacheservice.client import forking, sync_read_through
 from cacheservice.client.arguments import checked_key, checked_keys
 from cacheservice.client.background import Background, Call
@@ -53,6 +54,7 @@ class SyncClient(Generic[Value]):
         near_cache: NearCache | None = None,
         hedged_reads: bool = False,
         telemetry: bool = True,
+        tls: Tls | None = None,
     ) -> None:
         self._new_client = partial(
             Client,
@@ -66,6 +68,7 @@ class SyncClient(Generic[Value]):
             near_cache=near_cache,
             hedged_reads=hedged_reads,
             telemetry=telemetry,
+            tls=tls,
         )
         self._values = Values(codec, compress_above)
         self.target = self._new_client().nodes.targets[0]

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from cacheservice.address import join_address, split_address
 from cacheservice.clock import SystemClock
 from cacheservice.config import PEER_SLACK, NamespaceSettings, Replication, Settings
+from cacheservice.connection import server_credentials
 from cacheservice.errors import NodeIdTaken
 from cacheservice.membership import Member, Membership, MembershipConfig, Phase
 from cacheservice.node.batches import Batches
@@ -80,15 +81,18 @@ class NodeServer:
         self._clock = SystemClock()
         self._health = health.aio.HealthServicer()
         max_message_bytes = settings.max_message_bytes + PEER_SLACK
-        self._channels = PeerChannels(max_message_bytes)
+        self._certificates = settings.certificates()
+        self._channels = PeerChannels(max_message_bytes, self._certificates)
         self._server = grpc.aio.server(
             options=[*channel_options(max_message_bytes), ("grpc.so_reuseport", 0)],
         )
+        self._health_server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self._admission = Admission(settings.max_in_flight)
         self._streams = Streams()
         self._loops: list[asyncio.Task[None]] = []
         self._draining: asyncio.Task[Drained] | None = None
         self.port = 0
+        self.health_port = 0
         self.name_taken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """The address of a process that was started later and has this node's id."""
 
@@ -143,6 +147,7 @@ class NodeServer:
         self._add_servicers()
         await self._set_health({"": True, LIVENESS: True, READINESS: False})
         await self._server.start()
+        await self._health_server.start()
         self._gossip.start()
         loops = {
             "store": lambda: self._keep_store(store),
@@ -186,22 +191,23 @@ class NodeServer:
             self._watches.close()
             self._cluster.close()
             await self._server.stop(_FINISH_SECONDS)
+            await self._health_server.stop(None)
             for task in self._loops:
                 task.cancel()
             await self._gossip.stop()
             await self._channels.close()
 
     def _bind(self) -> str:
-        listen = self._settings.listen
-        problem = _bind_problem(listen)
-        try:
-            port = self.port = 0 if problem else self._server.add_insecure_port(listen)
-        except RuntimeError as error:
-            problem = str(error)
-        if problem:
-            raise OSError(f"cannot listen on {listen}: {problem}")
-        if self._settings.advertise is not None:
-            return self._settings.advertise
+        settings, listen = self._settings, self._settings.listen
+        credentials = None
+        if self._certificates is not None:
+            ask_clients = settings.tls_client_auth == "require"
+            credentials = server_credentials(self._certificates, ask_clients=ask_clients)
+        port = self.port = _bound(self._server, listen, credentials)
+        if settings.health_listen is not None:
+            self.health_port = _bound(self._health_server, settings.health_listen)
+        if settings.advertise is not None:
+            return settings.advertise
         host, _ = split_address(listen)
         return join_address(host, port)
 
@@ -224,7 +230,8 @@ class NodeServer:
         add_PeerServiceServicer_to_server(
             PeerServicer(node, self._gossip, clock, settings, admission, self._streams, cluster_scan), server
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        for serving in (self._server, self._health_server):
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, serving)
         _enable_reflection(self._server)
 
     async def _drain(self, seconds: float) -> Drained:
@@ -371,6 +378,19 @@ def _policy(settings: NamespaceSettings, replication: Replication) -> NamespaceP
         retry_ms=round(settings.retry_seconds * 1_000),
         is_async=(settings.replication or replication) == "async",
     )
+
+
+def _bound(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None = None) -> int:
+    """The port, with TLS if there are credentials. OSError when the address cannot be bound."""
+    problem = _bind_problem(listen)
+    if problem:
+        raise OSError(f"cannot listen on {listen}: {problem}")
+    try:
+        if credentials is None:
+            return server.add_insecure_port(listen)
+        return server.add_secure_port(listen, credentials)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {listen}: {error}") from None
 
 
 def _bind_problem(listen: str) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-import grpc
-
+from cacheservice.certificates import Certificates
+from cacheservice.connection import Connection, open_channel
 from cacheservice.server.peer_stream import PeerStream
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.peer_pb2_grpc import PeerServiceStub
-from cacheservice.wire import connects
 
 if TYPE_CHECKING:
+    import grpc
+
     from cacheservice.v1.cache_pb2_grpc import CacheServiceAsyncStub
     from cacheservice.v1.peer_pb2_grpc import PeerServiceAsyncStub
 
@@ -47,12 +48,20 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
     ]
 
 
+class PeerStubs(NamedTuple):
+    """Of the services that peers call."""
+
+    peer: PeerServiceAsyncStub
+    cache: CacheServiceAsyncStub
+
+
 class PeerChannels:
     """Channels by address, opened at first use; `retain` closes those that nobody needs any longer."""
 
-    def __init__(self, max_message_bytes: int) -> None:
+    def __init__(self, max_message_bytes: int, certificates: Certificates | None = None) -> None:
         self._options = channel_options(max_message_bytes)
-        self._open: dict[str, tuple[grpc.aio.Channel, PeerServiceAsyncStub]] = {}
+        self._certificates = certificates
+        self._open: dict[str, Connection[PeerStubs]] = {}
         self._streams: dict[str, dict[str, PeerStream]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -60,32 +69,32 @@ class PeerChannels:
     async def gossip_stub(self, address: str, *, keep: bool) -> AsyncIterator[PeerServiceAsyncStub]:
         """For one message; unless `keep`, over a channel of its own, which does not go on connecting."""
         if keep or address in self._open:
-            yield self._get(address)[1]
+            yield self._get(address).stubs.peer
             return
-        async with grpc.aio.insecure_channel(address, options=self._options) as channel:
+        async with open_channel(address, self._options, self._certificates) as channel:
             yield PeerServiceStub(channel)
 
     def stream(self, address: str, purpose: str) -> PeerStream:
         streams = self._streams.setdefault(address, {})
         found = streams.get(purpose)
         if found is None:
-            stub = self._get(address)[1]
-            found = streams[purpose] = PeerStream(lambda: stub.Exchange())
+            connection = self._get(address)
+            found = streams[purpose] = PeerStream(lambda: connection.stubs.peer.Exchange())
         return found
 
     def cache_stub(self, address: str) -> CacheServiceAsyncStub:
         """For what the peer also does for clients."""
-        return CacheServiceStub(self._get(address)[0])
+        return self._get(address).stubs.cache
 
     async def connects(self, address: str, seconds: float) -> bool:
         """Whether there is a connection to `address`, or comes about in time."""
-        return await connects(self._get(address)[0], seconds)
+        return await self._get(address).connects(seconds)
 
     def retain(self, addresses: Collection[str]) -> None:
         """Closes the channels to all other addresses; calls under way get a moment to finish."""
         for address in [address for address in self._open if address not in addresses]:
-            channel, _ = self._open.pop(address)
-            task = asyncio.create_task(_close(channel, self._streams.pop(address, {}).values()))
+            connection = self._open.pop(address)
+            task = asyncio.create_task(_close(connection, self._streams.pop(address, {}).values()))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
@@ -93,14 +102,17 @@ class PeerChannels:
         self.retain(())
         await asyncio.gather(*self._closing)
 
-    def _get(self, address: str) -> tuple[grpc.aio.Channel, PeerServiceAsyncStub]:
+    def _get(self, address: str) -> Connection[PeerStubs]:
         found = self._open.get(address)
         if found is None:
-            channel = grpc.aio.insecure_channel(address, options=self._options)
-            found = self._open[address] = (channel, PeerServiceStub(channel))
+            found = self._open[address] = Connection(address, self._options, self._certificates, _stubs)
         return found
 
 
-async def _close(channel: grpc.aio.Channel, streams: Iterable[PeerStream]) -> None:
+def _stubs(channel: grpc.aio.Channel) -> PeerStubs:
+    return PeerStubs(PeerServiceStub(channel), CacheServiceStub(channel))
+
+
+async def _close(connection: Connection[PeerStubs], streams: Iterable[PeerStream]) -> None:
     await asyncio.gather(*(stream.close() for stream in streams))
-    await channel.close(_CLOSE_GRACE_SECONDS)
+    await connection.close(_CLOSE_GRACE_SECONDS)

@@ -55,7 +55,7 @@ async def cache(start: Start, stack: AsyncExitStack) -> Client:
 
 
 def test_public_names() -> None:
-    names = ["Client", "Codec", "JsonCodec", "MsgspecCodec", "NearCache", "PickleCodec", "SyncClient"]
+    names = ["Client", "Codec", "JsonCodec", "MsgspecCodec", "NearCache", "PickleCodec", "SyncClient", "Tls"]
     assert cacheservice.__all__ == names
     for name in names:
         assert getattr(cacheservice, name) is getattr(client, name)

@@ -1,0 +1,106 @@
+"""Channels in plaintext or with TLS, and credentials of either side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import grpc
+
+from cacheservice.certificates import Certificates, Pems
+from cacheservice.wire import connects
+
+_CLOSE_GRACE_SECONDS = 2.0
+
+Stubs = TypeVar("Stubs")
+Options = Sequence[tuple[str, int | str]]
+
+
+def open_channel(address: str, options: Options, certificates: Certificates | None) -> grpc.aio.Channel:
+    """A channel with TLS if there are certificates: those of now, for as long as it is open."""
+    if certificates is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    pems = certificates.current()
+    credentials = grpc.ssl_channel_credentials(pems.ca, pems.key, pems.cert)
+    name = certificates.server_name
+    override = [("grpc.ssl_target_name_override", name)] if name else []
+    return grpc.aio.secure_channel(address, credentials, options=[*options, *override])
+
+
+def server_credentials(certificates: Certificates, *, ask_clients: bool) -> grpc.ServerCredentials:
+    """For a port whose new connections have the certificates of then. `ask_clients`: for one of the CA's."""
+    served = certificates.current()
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal served
+        pems = certificates.current()
+        if pems is served:
+            return None
+        served = pems
+        return _server_configuration(pems)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _server_configuration(served),
+        changed,  # type: ignore[arg-type]  # None is documented to mean no change.
+        require_client_authentication=ask_clients,
+    )
+
+
+def _server_configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
+    pairs = [] if pems.key is None or pems.cert is None else [(pems.key, pems.cert)]
+    return grpc.ssl_server_certificate_configuration(pairs, pems.ca)
+
+
+class Connection(Generic[Stubs]):
+    """The stubs that `bind` makes for a channel to one address.
+
+    The channel is opened anew when it is not connected, and the certificates have changed since.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        options: Options,
+        certificates: Certificates | None,
+        bind: Callable[[grpc.aio.Channel], Stubs],
+    ) -> None:
+        self._address = address
+        self._options = options
+        self._certificates = certificates
+        self._bind = bind
+        self._closing: set[asyncio.Task[None]] = set()
+        self._open()
+
+    @property
+    def stubs(self) -> Stubs:
+        if self._certificates is not None:
+            self._renew(self._certificates)
+        return self._stubs
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last attempt to connect has failed, and no other one has come to an end."""
+        return self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+
+    async def connects(self, seconds: float) -> bool:
+        """Whether there is a connection, or comes about in time."""
+        if self._certificates is not None:
+            self._renew(self._certificates)
+        return await connects(self._channel, seconds)
+
+    async def close(self, grace: float | None = None) -> None:
+        await asyncio.gather(self._channel.close(grace), *self._closing)
+
+    def _open(self) -> None:
+        self._pems = None if self._certificates is None else self._certificates.current()
+        self._channel = open_channel(self._address, self._options, self._certificates)
+        self._stubs = self._bind(self._channel)
+
+    def _renew(self, certificates: Certificates) -> None:
+        is_idle = self._channel.get_state() is grpc.ChannelConnectivity.IDLE
+        if (is_idle or self.has_failed) and certificates.current() is not self._pems:
+            closing = asyncio.create_task(self._channel.close(_CLOSE_GRACE_SECONDS))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            self._open()
