@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import grpc
 
+from cacheservice.cli.connecting import open_client
 from cacheservice.cli.output import fail, split_targets
-from cacheservice.client import Client
 from cacheservice.client.channel import NodeStubs
 from cacheservice.client.topology import is_in_ring
 from cacheservice.wire import from_rpc_error
@@ -21,7 +21,7 @@ async def ask_all(
     target: str, ask: Callable[[NodeStubs], Awaitable[Answer]]
 ) -> tuple[dict[str, Answer], dict[str, str]]:
     """The answers by node, and the nodes that gave none, with the reason. Ends the process when none does."""
-    async with Client(split_targets(target)) as client:
+    async with open_client(split_targets(target)) as client:
         topology = await client.nodes.topology()
         asked = list(filter(is_in_ring, topology.members))
         answers = await asyncio.gather(

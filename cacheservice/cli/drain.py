@@ -7,6 +7,7 @@ from typing import Annotated
 import grpc
 import typer
 
+from cacheservice.cli.connecting import open_client
 from cacheservice.cli.output import (
     DEFAULT_TARGET,
     Json,
@@ -16,7 +17,6 @@ from cacheservice.cli.output import (
     run,
     split_targets,
 )
-from cacheservice.client import Client
 from cacheservice.v1.admin_pb2 import DrainRequest, DrainResponse
 from cacheservice.wire import from_rpc_error
 
@@ -37,7 +37,7 @@ def drain(
         fail("--target: drain is for one node", code=2)
 
     async def work() -> DrainResponse:
-        async with Client(addresses) as client:
+        async with open_client(addresses) as client:
             try:
                 return await client.nodes.at(addresses[0]).admin.Drain(
                     DrainRequest(deadline_seconds=deadline)

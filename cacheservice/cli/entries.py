@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cacheservice.cli.connecting import open_client
 from cacheservice.cli.output import (
     DEFAULT_TARGET,
     Json,
@@ -18,7 +19,7 @@ from cacheservice.cli.output import (
     run,
     split_targets,
 )
-from cacheservice.client import Client, Lookup, SetResult
+from cacheservice.client import Lookup, SetResult
 
 Key = Annotated[str, typer.Argument(help="The key.")]
 Ttl = Annotated[float, typer.Option("--ttl", help="Seconds to live; 0 as the namespace says, or for ever.")]
@@ -28,7 +29,7 @@ def get(key: Key, target: Target = DEFAULT_TARGET, json: Json = False) -> None:
     """Print the value of a key. Without an entry nothing is printed, and the exit code is 0 all the same."""
 
     async def work() -> Lookup:
-        async with Client(split_targets(target)) as client:
+        async with open_client(split_targets(target)) as client:
             return await client.lookup(key)
 
     found = run(work())
@@ -72,7 +73,7 @@ def set_(
         raise typer.BadParameter("of --if-absent, --if-present and --if-version only one may be given")
 
     async def work() -> SetResult:
-        async with Client(split_targets(target)) as client:
+        async with open_client(split_targets(target)) as client:
             return await client.set(
                 key, content, ttl, if_absent=if_absent, if_present=if_present, if_version=if_version
             )
@@ -92,7 +93,7 @@ def delete(key: Key, target: Target = DEFAULT_TARGET, json: Json = False) -> Non
     """Remove an entry."""
 
     async def work() -> bool:
-        async with Client(split_targets(target)) as client:
+        async with open_client(split_targets(target)) as client:
             return await client.delete(key)
 
     deleted = run(work())
@@ -111,7 +112,7 @@ def touch(
     """Give an entry a new time to live."""
 
     async def work() -> bool:
-        async with Client(split_targets(target)) as client:
+        async with open_client(split_targets(target)) as client:
             return await client.touch(key, ttl)
 
     touched = run(work())
@@ -132,7 +133,7 @@ def incr(
     """Add to a counter."""
 
     async def work() -> int:
-        async with Client(split_targets(target)) as client:
+        async with open_client(split_targets(target)) as client:
             return await client.incr(key, delta, initial=initial, ttl=ttl)
 
     value = run(work())

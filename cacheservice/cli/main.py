@@ -23,6 +23,7 @@ from cacheservice.cli import (
     sweeps,
     watch,
 )
+from cacheservice.cli.connecting import connected
 
 app = typer.Typer(
     help="A self-hosted gRPC cache cluster.",
@@ -50,23 +51,23 @@ def common(
 
 app.command()(serve.serve)
 app.command()(cluster.cluster)
-app.command()(entries.get)
-app.command("set")(entries.set_)
-app.command()(entries.delete)
-app.command()(entries.touch)
-app.command()(entries.incr)
-app.command()(sweeps.scan)
-app.command()(sweeps.invalidate)
-app.command()(sweeps.flush)
-app.command()(watch.watch)
-app.command()(members.members)
-app.command()(inspection.ring)
-app.command()(inspection.stats)
-app.command()(hotkeys.hotkeys)
-app.command()(drain.drain)
+app.command()(connected(entries.get))
+app.command("set")(connected(entries.set_))
+app.command()(connected(entries.delete))
+app.command()(connected(entries.touch))
+app.command()(connected(entries.incr))
+app.command()(connected(sweeps.scan))
+app.command()(connected(sweeps.invalidate))
+app.command()(connected(sweeps.flush))
+app.command()(connected(watch.watch))
+app.command()(connected(members.members))
+app.command()(connected(inspection.ring))
+app.command()(connected(inspection.stats))
+app.command()(connected(hotkeys.hotkeys))
+app.command()(connected(drain.drain))
 app.command()(simulate.simulate)
-app.command()(replay.replay)
-app.command()(bench.bench)
+app.command()(connected(replay.replay))
+app.command()(connected(bench.bench))
 
 
 def main() -> None:

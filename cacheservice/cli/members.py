@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import grpc
 import typer
 
+from cacheservice.cli.connecting import open_client
 from cacheservice.cli.output import (
     DEFAULT_TARGET,
     Json,
@@ -20,7 +21,6 @@ from cacheservice.cli.output import (
     run,
     split_targets,
 )
-from cacheservice.client import Client
 from cacheservice.client.topology import is_in_ring
 from cacheservice.v1.cluster_pb2 import Member, MemberState, Topology, WatchTopologyRequest
 
@@ -48,7 +48,7 @@ def members(
 
 async def topology_of(target: str) -> Topology:
     """The cluster as some node sees it."""
-    async with Client(split_targets(target)) as client:
+    async with open_client(split_targets(target)) as client:
         return await client.nodes.topology()
 
 
@@ -120,7 +120,7 @@ def _show_change(
 async def _topologies(targets: list[str]) -> AsyncIterator[Topology]:
     """The view of one node after each change, then that of the next, for ever. Unavailable when none answers
     at first."""
-    async with Client(targets) as client:
+    async with open_client(targets) as client:
         topology = await client.nodes.topology()
         while True:
             client.nodes.learn([member.address for member in filter(is_in_ring, topology.members)])

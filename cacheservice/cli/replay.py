@@ -18,6 +18,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cacheservice.cli.connecting import open_client
 from cacheservice.cli.origin import SqliteOrigin, value_of
 from cacheservice.cli.output import DEFAULT_TARGET, Json, Target, fail, print_json, print_table, split_targets
 from cacheservice.cli.simulate import Limit, Trace
@@ -100,7 +101,7 @@ async def _replay(
         await source.fill(first_sizes.items())
         report = Report()
         started = time.perf_counter()
-        async with Client(targets, timeout=_TIMEOUT_SECONDS) as cache:
+        async with open_client(targets, timeout=_TIMEOUT_SECONDS) as cache:
             own = (request._replace(key=f"{run}:{request.key}") for request in read_trace(trace, limit))
             requests = _with_progress(own, total, show=not as_json)
             await asyncio.gather(

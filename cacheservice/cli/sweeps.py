@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cacheservice.cli.connecting import open_client
 from cacheservice.cli.output import (
     DEFAULT_TARGET,
     Json,
@@ -18,7 +19,7 @@ from cacheservice.cli.output import (
     run,
     split_targets,
 )
-from cacheservice.client import Client, EntryInfo, Invalidated
+from cacheservice.client import EntryInfo, Invalidated
 from cacheservice.v1.admin_pb2 import FlushRequest
 
 _TIMEOUT_SECONDS = 60.0
@@ -38,7 +39,7 @@ def invalidate(
         raise typer.BadParameter("either --tag or --prefix is needed")
 
     async def work() -> Invalidated:
-        async with Client(split_targets(target), timeout=_TIMEOUT_SECONDS) as client:
+        async with open_client(split_targets(target), timeout=_TIMEOUT_SECONDS) as client:
             if tag is not None:
                 return await client.invalidate_tag(tag)
             return await client.invalidate_prefix(prefix or "")
@@ -56,7 +57,7 @@ def flush(
     """Remove all entries on all nodes. Exit code 1 when a node could not be reached."""
 
     async def work() -> Invalidated:
-        async with Client(split_targets(target), timeout=_TIMEOUT_SECONDS) as client:
+        async with open_client(split_targets(target), timeout=_TIMEOUT_SECONDS) as client:
             request = FlushRequest(cluster_id=cluster_id)
             response = await client.nodes.call(
                 lambda node, timeout: node.admin.Flush(request, timeout=timeout), repeatable=True
@@ -78,7 +79,7 @@ def scan(
     """List entries, one a line, with tabs between key, bytes, seconds to live (0: for ever) and version."""
 
     async def work() -> tuple[str, ...]:
-        async with Client(split_targets(target), timeout=_TIMEOUT_SECONDS) as client:
+        async with open_client(split_targets(target), timeout=_TIMEOUT_SECONDS) as client:
             found = client.scan(prefix, values=values)
             shown = 0
             async for entry in found:

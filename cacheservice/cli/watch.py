@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import grpc
 import typer
 
+from cacheservice.cli.connecting import open_client
 from cacheservice.cli.output import DEFAULT_TARGET, Json, Target, run, split_targets
-from cacheservice.client import Client
 from cacheservice.v1.cache_pb2 import Gap, WatchRequest, WatchResponse
 from cacheservice.wire import from_rpc_error
 
@@ -43,7 +43,7 @@ def watch(
 
 async def _messages(targets: Sequence[str], prefixes: Sequence[str]) -> AsyncIterator[WatchResponse]:
     """Of one node, then of the next, for ever. An error when none answers at first, or one refuses."""
-    async with Client(targets) as client:
+    async with open_client(targets) as client:
         has_begun = False
         while True:
             for address in targets:

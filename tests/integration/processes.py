@@ -16,6 +16,7 @@ from pathlib import Path
 
 import grpc
 
+from cacheservice.certificates import Certificates, Tls
 from cacheservice.client.topology import is_in_ring
 from cacheservice.errors import CacheServiceError
 from cacheservice.v1.admin_pb2 import StatsRequest, StatsResponse
@@ -31,6 +32,7 @@ from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub
 from cacheservice.v1.peer_pb2 import HeldRequest, PeerHeader, PeerServiceExchangeRequest
 from cacheservice.v1.peer_pb2_grpc import PeerServiceStub
 from cacheservice.wire import from_status
+from tests.certificates import flags_of
 
 DEADLINE_SECONDS = 30.0
 CLUSTER_ID = "cacheservice"
@@ -92,8 +94,10 @@ class NodeProcess:
         *flags: str,
         listen: str = "127.0.0.1:0",
         prefix: tuple[str, ...] = (),
+        tls: Tls | None = None,
     ) -> None:
         self.node_id = node_id
+        self._tls = tls
         self.log = folder / f"{node_id}.log"
         serve = (sys.executable, "-m", "cacheservice", "serve", "--node-id", node_id, "--listen", listen)
         environment = {
@@ -101,7 +105,11 @@ class NodeProcess:
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*prefix, *serve, *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                [*prefix, *serve, *flags, *(flags_of(tls) if tls else ())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
             )
 
     @property
@@ -118,11 +126,11 @@ class NodeProcess:
         wait_until(is_ready, f"{self.node_id} is ready")
 
     def topology(self) -> Topology:
-        with grpc.insecure_channel(self.address) as channel:
+        with self._channel() as channel:
             return ClusterServiceStub(channel).Describe(DescribeRequest(), timeout=5).topology
 
     def stats(self) -> StatsResponse:
-        with grpc.insecure_channel(self.address) as channel:
+        with self._channel() as channel:
             return AdminServiceStub(channel).Stats(StatsRequest(), timeout=5)
 
     def alive(self) -> set[str]:
@@ -140,7 +148,7 @@ class NodeProcess:
 
     def found(self, keys: Sequence[str]) -> dict[str, tuple[int, bytes] | CacheServiceError]:
         """Version and value of those keys that this node finds in the cluster, and errors."""
-        with grpc.insecure_channel(self.address) as channel:
+        with self._channel() as channel:
             request = BatchGetRequest(keys=keys)
             response = CacheServiceStub(channel).BatchGet(request, timeout=DEADLINE_SECONDS)
         results = zip(keys, map(_found, response.results), strict=True)
@@ -152,10 +160,16 @@ class NodeProcess:
             cluster_id=CLUSTER_ID, to_node=self.node_id, ring_epoch=self.topology().ring_epoch
         )
         request = PeerServiceExchangeRequest(held=HeldRequest(header=header, keys=keys))
-        with grpc.insecure_channel(self.address) as channel:
+        with self._channel() as channel:
             answers = PeerServiceStub(channel).Exchange(iter([request]), timeout=DEADLINE_SECONDS)
             versions = next(answers).held.versions
         return {key: version for key, version in zip(keys, versions, strict=True) if version}
+
+    def _channel(self) -> grpc.Channel:
+        if self._tls is None:
+            return grpc.insecure_channel(self.address)
+        pems = Certificates(self._tls).current()
+        return grpc.secure_channel(self.address, grpc.ssl_channel_credentials(pems.ca, pems.key, pems.cert))
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -189,8 +203,9 @@ def _found(result: GetResult) -> tuple[int, bytes] | CacheServiceError | None:
 class ClusterProcesses:
     """Several nodes that have found each other."""
 
-    def __init__(self, folder: Path, count: int, *flags: str) -> None:
+    def __init__(self, folder: Path, count: int, *flags: str, tls: Tls | None = None) -> None:
         self._folder = folder
+        self._tls = tls
         self._flags = flags
         self._seed_addresses = [f"127.0.0.1:{free_port()}" for _ in range(count)]
         self.nodes = [
@@ -214,12 +229,12 @@ class ClusterProcesses:
         """The node of that id that was started last."""
         return next(node for node in reversed(self.nodes) if node.node_id == node_id)
 
-    def add(self, node_id: str) -> None:
-        """Starts a node, which may have run before, at an address of its own, and waits until it is ready."""
+    def add(self, node_id: str, listen: str = "127.0.0.1:0") -> None:
+        """Starts a node, which may have run before, and waits until it is ready."""
         folder = self._folder / str(len(self.nodes))
         folder.mkdir()
         seeds = ",".join(node.address for node in self.running)
-        node = NodeProcess(folder, node_id, "--seeds", seeds, *self._flags)
+        node = NodeProcess(folder, node_id, "--seeds", seeds, *self._flags, listen=listen, tls=self._tls)
         self.nodes.append(node)
         node.wait_ready()
 
@@ -242,4 +257,5 @@ class ClusterProcesses:
 
     def _start(self, node_id: str, listen: str) -> NodeProcess:
         seeds = ",".join(self._seed_addresses)
-        return NodeProcess(self._folder, node_id, "--seeds", seeds, *self._flags, listen=listen)
+        flags = ("--seeds", seeds, *self._flags)
+        return NodeProcess(self._folder, node_id, *flags, listen=listen, tls=self._tls)
