@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,10 @@ def tool() -> Callable[[str], str]:
         pytest.fail(f"{name} is missing: run `make tools`")
 
     return find
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    """What the test has opened; closed in the end."""
+    async with AsyncExitStack() as opened:
+        yield opened

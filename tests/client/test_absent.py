@@ -2,25 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-
-import pytest
-
 from cacheservice.client import Client, Outcome
-from cacheservice.config import Settings
-from cacheservice.server.app import NodeServer
 from cacheservice.v1 import cache_pb2 as pb
-
-
-@pytest.fixture
-async def cache() -> AsyncIterator[Client]:
-    async with AsyncExitStack() as stack:
-        server = NodeServer(Settings(listen="127.0.0.1:0", drain_seconds=0))
-        address = await server.start()
-        await server.join()
-        stack.push_async_callback(server.stop)
-        yield await stack.enter_async_context(Client(address, timeout=5))
 
 
 async def set_absent(cache: Client, key: str) -> pb.SetResponse:

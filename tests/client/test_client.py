@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -25,33 +24,7 @@ from cacheservice.errors import (
 from cacheservice.server.app import NodeServer
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer, add_CacheServiceServicer_to_server
-
-Start = Callable[..., Awaitable[str]]
-
-
-@pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as opened:
-        yield opened
-
-
-@pytest.fixture
-def start(stack: AsyncExitStack) -> Start:
-    """Starts a node and gives its address."""
-
-    async def start_node(**settings: Any) -> str:
-        server = NodeServer(Settings(listen="127.0.0.1:0", drain_seconds=0, **settings))
-        address = await server.start()
-        await server.join()
-        stack.push_async_callback(server.stop)
-        return address
-
-    return start_node
-
-
-@pytest.fixture
-async def cache(start: Start, stack: AsyncExitStack) -> Client:
-    return await stack.enter_async_context(Client(await start(), timeout=5))
+from tests.client.conftest import Start
 
 
 def test_public_names() -> None:

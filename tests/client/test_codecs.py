@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, assert_type
@@ -18,9 +18,7 @@ from cacheservice import Client, Codec, JsonCodec, MsgspecCodec, PickleCodec, Sy
 from cacheservice.client import Outcome
 from cacheservice.client.compression import COMPRESSED, UNCHANGED
 from cacheservice.client.values import Values
-from cacheservice.config import Settings
 from cacheservice.errors import InvalidArgument, NotACounter, UndecodableValue
-from cacheservice.server.app import NodeServer
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -55,22 +53,6 @@ class ToText:
 
     def decode(self, data: bytes) -> str:
         return data.decode()
-
-
-@pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as opened:
-        yield opened
-
-
-@pytest.fixture
-async def address(stack: AsyncExitStack) -> str:
-    """That of a node."""
-    server = NodeServer(Settings(listen="127.0.0.1:0", drain_seconds=0))
-    address = await server.start()
-    await server.join()
-    stack.push_async_callback(server.stop)
-    return address
 
 
 @pytest.fixture

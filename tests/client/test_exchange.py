@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -77,12 +77,6 @@ class ScriptedNode(CacheServiceServicer):
     async def ReleaseLease(self, request: Any, context: Any) -> pb.ReleaseLeaseResponse:  # noqa: N802
         self.released.append((request.key, request.lease_token))
         return pb.ReleaseLeaseResponse()
-
-
-@pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as opened:
-        yield opened
 
 
 Play = Callable[..., Awaitable[tuple[Any, str]]]

@@ -27,7 +27,6 @@ from tests.client.test_exchange import (
     hits,
     play,  # noqa: F401
     refusing,
-    stack,  # noqa: F401
 )
 
 WARM_UP = round(2 / SHARE)

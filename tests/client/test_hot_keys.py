@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -144,12 +144,6 @@ async def test_what_changes_a_key_is_known_until_it_leaves() -> None:
     assert [type(batch) for batch in batches] == [Reads, Writes, Removals]
     assert not waiting.changes("written")
     assert [batch.changes("written") for batch in batches] == [False, True, False]
-
-
-@pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -27,12 +27,6 @@ OF_N1 = {key for key in VALUES if RING.owners(key, 1) == ("n1",)}
 """n1, alone in its zone, is an owner of all the others too."""
 
 Connect = Callable[..., Awaitable[Client]]
-
-
-@pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as opened:
-        yield opened
 
 
 @pytest.fixture

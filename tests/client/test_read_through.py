@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any
@@ -20,28 +20,19 @@ from cacheservice.errors import DeadlineExceeded, InvalidArgument, LoadFailed, U
 from cacheservice.server.app import NodeServer
 from cacheservice.v1.admin_pb2 import StatsRequest, StatsResponse
 from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
+from tests.client.conftest import Start
 
 Connect = Callable[..., Awaitable[Client]]
 
 
 @pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as opened:
-        yield opened
-
-
-@pytest.fixture
-async def address(stack: AsyncExitStack) -> str:
+async def address(start: Start) -> str:
     """That of a node."""
     namespaces = {
         "eager": NamespaceSettings(early_refresh=100),
         "short": NamespaceSettings(lease_seconds=1),
     }
-    server = NodeServer(Settings(listen="127.0.0.1:0", drain_seconds=0, namespaces=namespaces))
-    address = await server.start()
-    await server.join()
-    stack.push_async_callback(server.stop)
-    return address
+    return await start(namespaces=namespaces)
 
 
 @pytest.fixture

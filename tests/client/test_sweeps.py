@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -12,32 +12,9 @@ import pytest
 
 from cacheservice.client import Client, EntryInfo, Invalidated, SyncClient
 from cacheservice.client import scan as scan_module
-from cacheservice.config import Settings
 from cacheservice.errors import InvalidArgument
-from cacheservice.server.app import NodeServer
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer, add_CacheServiceServicer_to_server
-
-
-@pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as opened:
-        yield opened
-
-
-@pytest.fixture
-async def address(stack: AsyncExitStack) -> str:
-    """That of a node."""
-    server = NodeServer(Settings(listen="127.0.0.1:0", drain_seconds=0))
-    address = await server.start()
-    await server.join()
-    stack.push_async_callback(server.stop)
-    return address
-
-
-@pytest.fixture
-async def cache(address: str, stack: AsyncExitStack) -> Client:
-    return await stack.enter_async_context(Client(address, timeout=5))
 
 
 async def test_a_tag_takes_its_entries_with_it(cache: Client) -> None:
