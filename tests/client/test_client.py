@@ -1,4 +1,4 @@
-"""The client against real servers in this process."""
+"""The client against real servers in this process: direct and by proxy, in plaintext and over TLS."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from cacheservice.errors import (
 from cacheservice.server.app import NodeServer
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer, add_CacheServiceServicer_to_server
-from tests.client.conftest import Start
+from tests.client.conftest import DIRECT, PROXY, Connect, Start, Way, in_ways
+
+pytest_generate_tests = in_ways(*DIRECT, *PROXY)
 
 
 def test_public_names() -> None:
@@ -128,61 +130,67 @@ async def test_touch_and_incr(cache: Client) -> None:
         await cache.incr("a")
 
 
-async def test_a_target_that_is_down_is_passed_over(start: Start) -> None:
-    alive = await start()
-    async with Client(["127.0.0.1:1", alive, "127.0.0.1:2"], timeout=5) as cache:
-        for number in range(10):
-            assert await cache.set(f"k{number}", b"v")
-            assert await cache.incr("c") == number + 1
+async def test_a_target_that_is_down_is_passed_over(start: Start, connect: Connect) -> None:
+    cache = await connect(["127.0.0.1:1", await start(), "127.0.0.1:2"])
+    for number in range(10):
+        assert await cache.set(f"k{number}", b"v")
+        assert await cache.incr("c") == number + 1
 
 
-async def test_other_nodes_are_learnt_and_take_over(stack: AsyncExitStack) -> None:
-    first, second = (
-        NodeServer(Settings(node_id="n1", listen="127.0.0.1:0", drain_seconds=0)),
-        None,
-    )
+@pytest.mark.parametrize("way", DIRECT, indirect=True, ids=" over ".join)
+async def test_other_nodes_are_learnt_and_take_over(start: Start, connect: Connect, way: Way) -> None:
+    first = NodeServer(Settings(node_id="n1", listen="127.0.0.1:0", drain_seconds=0, **way.settings))
     address = await first.start()
     await first.join()
-    second = NodeServer(Settings(node_id="n2", listen="127.0.0.1:0", drain_seconds=0, seeds=(address,)))
-    await second.start()
-    await second.join()
-    stack.push_async_callback(second.stop)
-    async with Client(address, timeout=5) as cache:
-        served_by = set()
-        for number in range(100):
-            await cache.set(f"k{number}", b"v")
-            served_by.add((await cache.lookup(f"k{number}")).served_by)
-        assert served_by == {"n1", "n2"}
-        await first.stop()
-        for number in range(100):
-            assert await cache.get(f"k{number}") == b"v"
+    await start(node_id="n2", seeds=(address,))
+    cache = await connect(address)
+    served_by = set()
+    for number in range(100):
+        await cache.set(f"k{number}", b"v")
+        served_by.add((await cache.lookup(f"k{number}")).served_by)
+    assert served_by == {"n1", "n2"}
+    await first.stop()
+    for number in range(100):
+        assert await cache.get(f"k{number}") == b"v"
 
 
-async def test_calls_of_their_own_learn_the_other_nodes_too(stack: AsyncExitStack) -> None:
-    first = NodeServer(Settings(node_id="n1", listen="127.0.0.1:0", drain_seconds=0))
+@pytest.mark.parametrize("way", DIRECT, indirect=True, ids=" over ".join)
+async def test_calls_of_their_own_learn_the_other_nodes_too(start: Start, connect: Connect, way: Way) -> None:
+    first = NodeServer(Settings(node_id="n1", listen="127.0.0.1:0", drain_seconds=0, **way.settings))
     address = await first.start()
     await first.join()
-    second = NodeServer(Settings(node_id="n2", listen="127.0.0.1:0", drain_seconds=0, seeds=(address,)))
-    await second.start()
-    await second.join()
-    stack.push_async_callback(second.stop)
-    async with Client(address, timeout=5) as cache:
-        assert await cache.incr("c") == 1
-        async with asyncio.timeout(20):
-            while len(cache.nodes.addresses) < 2:
-                await asyncio.sleep(0.01)
-        await first.stop()
-        assert await cache.touch("c", 60)
-        assert (await cache.lookup("c")).value == b"1"
+    await start(node_id="n2", seeds=(address,))
+    cache = await connect(address)
+    assert await cache.incr("c") == 1
+    async with asyncio.timeout(20):
+        while len(cache.nodes.addresses) < 2:
+            await asyncio.sleep(0.01)
+    await first.stop()
+    assert await cache.touch("c", 60)
+    assert (await cache.lookup("c")).value == b"1"
 
 
-async def test_nobody_there() -> None:
-    async with Client("127.0.0.1:1", timeout=5) as cache:
-        with pytest.raises(Unavailable):
-            await cache.get("a")
-        with pytest.raises(Unavailable) as caught:
-            await cache.incr("a")
-        assert not isinstance(caught.value, OutcomeUnknown)
+async def test_keys_of_two_nodes_are_reached_through_one(start: Start, connect: Connect) -> None:
+    address = await start(node_id="n1")
+    await start(node_id="n2", seeds=(address,))
+    cache = await connect(address)
+    served_by = set()
+    for number in range(100):
+        await cache.set(f"k{number}", b"v")
+        served_by.add((await cache.lookup(f"k{number}")).served_by)
+    assert served_by == {"n1", "n2"}
+    assert await cache.get_many([f"k{number}" for number in range(100)]) == {
+        f"k{number}": b"v" for number in range(100)
+    }
+
+
+async def test_nobody_there(connect: Connect) -> None:
+    cache = await connect("127.0.0.1:1")
+    with pytest.raises(Unavailable, match="Connection refused"):
+        await cache.get("a")
+    with pytest.raises(Unavailable, match="Connection refused") as caught:
+        await cache.incr("a")
+    assert not isinstance(caught.value, OutcomeUnknown)
 
 
 class Silent(CacheServiceServicer):
@@ -269,24 +277,29 @@ async def test_arguments_beyond_what_the_wire_can_carry(cache: Client) -> None:
             await call
 
 
-async def test_members_that_cannot_be_called_do_not_displace_the_target(stack: AsyncExitStack) -> None:
+async def test_members_that_cannot_be_called_do_not_displace_the_target(
+    stack: AsyncExitStack, connect: Connect, way: Way
+) -> None:
     """As behind a port-forward: the node tells an address that is of no use here."""
-    server = NodeServer(Settings(listen="127.0.0.1:0", advertise="127.0.0.1:1", drain_seconds=0))
+    settings = {"listen": "127.0.0.1:0", "advertise": "127.0.0.1:1", "drain_seconds": 0, **way.settings}
+    server = NodeServer(Settings(**settings))
     await server.start()
     await server.join()
     stack.push_async_callback(server.stop)
-    async with Client(f"127.0.0.1:{server.port}", timeout=5) as cache:
-        for number in range(20):
-            assert await cache.set(f"k{number}", b"v")
-            assert await cache.incr("c") == number + 1
+    cache = await connect(f"127.0.0.1:{server.port}")
+    for number in range(20):
+        assert await cache.set(f"k{number}", b"v")
+        assert await cache.incr("c") == number + 1
 
 
-async def test_a_conditional_write_that_was_done_on_too_few_nodes_is_not_done_again(start: Start) -> None:
+async def test_a_conditional_write_that_was_done_on_too_few_nodes_is_not_done_again(
+    start: Start, connect: Connect
+) -> None:
     first = await start()
-    async with Client([first, first], timeout=5) as cache:
-        with pytest.raises(TooFewReplicas):
-            await cache.set("k", b"v", if_absent=True, min_replicas=2)
-        assert await cache.get("k") == b"v"
+    cache = await connect([first, first])
+    with pytest.raises(TooFewReplicas):
+        await cache.set("k", b"v", if_absent=True, min_replicas=2)
+    assert await cache.get("k") == b"v"
 
 
 @pytest.mark.parametrize("target", ["", "localhost", "a:b", "a:1,b:2", "host:99999"])

@@ -20,7 +20,9 @@ from cacheservice.errors import DeadlineExceeded, InvalidArgument, LoadFailed, U
 from cacheservice.server.app import NodeServer
 from cacheservice.v1.admin_pb2 import StatsRequest, StatsResponse
 from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
-from tests.client.conftest import Start
+from tests.client.conftest import DIRECT, PROXY, Start, Way, in_ways
+
+pytest_generate_tests = in_ways(DIRECT[0], PROXY[1])
 
 Connect = Callable[..., Awaitable[Client]]
 
@@ -36,11 +38,11 @@ async def address(start: Start) -> str:
 
 
 @pytest.fixture
-def connect(address: str, stack: AsyncExitStack) -> Connect:
+def connect(address: str, stack: AsyncExitStack, way: Way) -> Connect:
     """A client of its own, as another process has one."""
 
     async def connected(**options: Any) -> Client:
-        return await stack.enter_async_context(Client(address, timeout=5, **options))
+        return await stack.enter_async_context(Client(address, timeout=5, **way.options, **options))
 
     return connected
 
@@ -266,11 +268,13 @@ async def test_a_caller_that_goes_away_takes_nobody_with_it(cache: Client) -> No
     assert len(origin.calls) == 1
 
 
-async def test_a_client_that_is_closed_gives_its_leases_back(connect: Connect, address: str) -> None:
+async def test_a_client_that_is_closed_gives_its_leases_back(
+    connect: Connect, address: str, way: Way
+) -> None:
     origin = Origin(a=b"1")
     origin.may_go_on.clear()
     cache = await connect()
-    async with Client(address) as doomed:
+    async with Client(address, **way.options) as doomed:
         loading = asyncio.create_task(doomed.get_or_load("a", origin.load))
         await origin.has_been_called(1)
     with pytest.raises(Unavailable, match="the client was closed"):
@@ -319,13 +323,13 @@ async def misses(address: str) -> int:
 
 
 async def test_a_lease_that_comes_when_nobody_waits_any_longer_is_given_back(
-    connect: Connect, address: str
+    connect: Connect, address: str, way: Way
 ) -> None:
     """It would keep everybody waiting until it expires, in ten seconds."""
     origin = Origin(a=b"1")
     origin.may_go_on.clear()
     gone, other = await connect(), await connect()
-    async with Client(address) as doomed:
+    async with Client(address, **way.options) as doomed:
         loading = asyncio.create_task(doomed.get_or_load("a", origin.load))
         await origin.has_been_called(1)
         waiting = asyncio.create_task(gone.get_or_load("a", origin.load))
@@ -546,7 +550,7 @@ async def test_write_behind(cache: Client) -> None:
         await behind.set("g", b"7")
 
 
-async def test_write_behind_from_threads(address: str) -> None:
+async def test_write_behind_from_threads(address: str, way: Way) -> None:
     written: dict[str, bytes] = {}
     threads: set[int] = set()
     attempts = 0
@@ -560,7 +564,7 @@ async def test_write_behind_from_threads(address: str) -> None:
         written.update(values)
 
     def work() -> None:
-        with SyncClient(address, timeout=5) as cache:
+        with SyncClient(address, timeout=5, **way.options) as cache:
             with (
                 cache.write_behind(write, max_pending=8, max_batch=4) as behind,
                 ThreadPoolExecutor(8) as pool,
@@ -586,7 +590,7 @@ async def test_bounds_of_write_behind(cache: Client) -> None:
             cache.write_behind(lambda _: asyncio.sleep(0), max_pending=pending, max_batch=batch)
 
 
-async def test_threads_share_loads_that_run_in_one_of_them(address: str) -> None:
+async def test_threads_share_loads_that_run_in_one_of_them(address: str, way: Way) -> None:
     calls: list[str] = []
     threads: set[int] = set()
 
@@ -596,7 +600,7 @@ async def test_threads_share_loads_that_run_in_one_of_them(address: str) -> None
         return key.encode()
 
     def work() -> None:
-        with SyncClient(address, timeout=5) as cache, ThreadPoolExecutor(16) as pool:
+        with SyncClient(address, timeout=5, **way.options) as cache, ThreadPoolExecutor(16) as pool:
             found = list(pool.map(lambda _: cache.get_or_load("a", load, ttl=60), range(64)))
             assert set(found) == {b"a"}
             assert calls == ["a"]

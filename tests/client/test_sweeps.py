@@ -15,6 +15,9 @@ from cacheservice.client import scan as scan_module
 from cacheservice.errors import InvalidArgument
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer, add_CacheServiceServicer_to_server
+from tests.client.conftest import DIRECT, PROXY, Way, in_ways
+
+pytest_generate_tests = in_ways(*DIRECT, *PROXY)
 
 
 async def test_a_tag_takes_its_entries_with_it(cache: Client) -> None:
@@ -112,11 +115,11 @@ async def test_nodes_that_gave_no_answer_are_named(stack: AsyncExitStack) -> Non
         assert [(entry.key, found.unreachable) async for entry in found] == [("a", ()), ("b", ("n2", "n3"))]
 
 
-async def test_the_same_for_threads(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_same_for_threads(address: str, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan_module, "PAGE_SIZE", 7)
 
     def work() -> tuple[list[EntryInfo], tuple[str, ...], list[Invalidated]]:
-        with SyncClient(address, timeout=5) as cache:
+        with SyncClient(address, timeout=5, **way.options) as cache:
             for number in range(20):
                 cache.set(f"user:{number}", b"v", tags=["t"] if number % 2 else [])
             found = cache.scan("user:", values=True)
