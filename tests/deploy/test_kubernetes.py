@@ -12,20 +12,31 @@ import pytest
 import yaml
 from pydantic import ByteSize, TypeAdapter
 
+from cacheservice.address import split_address
 from cacheservice.config import MiB, Settings
 from cacheservice.server.app import LIVENESS, READINESS
 
-BASE = Path(__file__).resolve().parents[2] / "deploy" / "k8s" / "base"
+K8S = Path(__file__).resolve().parents[2] / "deploy" / "k8s"
+BASE = K8S / "base"
 OLDEST, NEWEST = "1.30", "1.37"
 """The sleep before the stop is there without being asked for since 1.30."""
 
 Object = dict[str, Any]
 
 
+def rendered(kustomize: str, folder: Path) -> list[Object]:
+    done = subprocess.run([kustomize, "build", str(folder)], capture_output=True, check=True)
+    return list(yaml.safe_load_all(done.stdout))
+
+
 @pytest.fixture(scope="module")
 def objects(tool: Callable[[str], str]) -> list[Object]:
-    rendered = subprocess.run([tool("kustomize"), "build", str(BASE)], capture_output=True, check=True)
-    return list(yaml.safe_load_all(rendered.stdout))
+    return rendered(tool("kustomize"), BASE)
+
+
+@pytest.fixture(scope="module")
+def with_tls(tool: Callable[[str], str]) -> list[Object]:
+    return rendered(tool("kustomize"), K8S / "tls")
 
 
 def of_kind(objects: list[Object], kind: str) -> list[Object]:
@@ -127,3 +138,41 @@ def test_runs_as_nobody_in_particular(pod: Object) -> None:
     assert context["readOnlyRootFilesystem"] is True
     assert context["allowPrivilegeEscalation"] is False
     assert context["capabilities"]["drop"] == ["ALL"]
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_valid_strictly_with_tls(with_tls: list[Object], version: str) -> None:
+    for found in with_tls:
+        if not found["apiVersion"].startswith("cert-manager.io/"):
+            kubernetes_validate.validate(found, version, strict=True)
+
+
+def test_nodes_have_their_certificate_and_the_probes_need_none(with_tls: list[Object]) -> None:
+    [stateful_set] = of_kind(with_tls, "StatefulSet")
+    pod = stateful_set["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    variables = {item["name"]: item.get("value") for item in container["env"]}
+    assert {name.removeprefix("CACHESERVICE_").lower() for name in variables} - {"pod_ip"} <= set(
+        Settings.model_fields
+    )
+    [secret] = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+    certificates = {found["spec"]["secretName"]: found["spec"] for found in of_kind(with_tls, "Certificate")}
+    assert variables["CACHESERVICE_TLS_SERVER_NAME"] in certificates[secret]["dnsNames"]
+    assert set(certificates[secret]["usages"]) == {"server auth", "client auth"}
+    [folder] = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "tls"]
+    files = {"ca": "ca.crt", "cert": "tls.crt", "key": "tls.key"}
+    for name, file in files.items():
+        assert variables[f"CACHESERVICE_TLS_{name.upper()}"] == f"{folder}/{file}"
+    _, port = split_address(variables["CACHESERVICE_HEALTH_LISTEN"])
+    probes = [container[probe]["grpc"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
+    assert probes == [
+        {"port": port, "service": LIVENESS},
+        {"port": port, "service": LIVENESS},
+        {"port": port, "service": READINESS},
+    ]
+
+
+def test_no_service_is_said_to_be_in_plaintext_with_tls(with_tls: list[Object]) -> None:
+    ports = [port for service in of_kind(with_tls, "Service") for port in service["spec"]["ports"]]
+    assert len(ports) == 2
+    assert not [port for port in ports if "appProtocol" in port]
