@@ -137,6 +137,7 @@ def test_a_node_with_files_that_cannot_be_used_says_which(tls: Tls, tmp_path: Pa
     assert done.stderr.startswith(f"error: tls_{name}: {garbage} has no ")
 
 
+@pytest.mark.slow
 def test_new_files_are_in_use_without_a_restart(tmp_path: Path) -> None:
     """All have certificates of another authority, from one moment to the next; then a node is killed."""
     authority = Authority()
