@@ -167,6 +167,9 @@ class Settings(LoadSettings, BaseSettings):
     certificate."""
     zone: Annotated[str, Field(max_length=253)] = ""
     """The node's failure domain: replicas prefer another one."""
+    host: Annotated[str, Field(max_length=253)] = ""
+    """What the node shares with others that fail with it: two nodes of one host never hold the same entry.
+    Empty for nothing."""
     weight: Annotated[int, Field(ge=1, le=100)] = 1
     """The node's share of the keys, relative to the others."""
     max_memory: Annotated[ByteSize, Field(ge=1 * MiB)] = ByteSize(256 * MiB)

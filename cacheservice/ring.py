@@ -8,7 +8,7 @@ node is xxh3_64 of "{node_id}#{j}"; a key's place is xxh3_64 of its hash tag or 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -22,11 +22,15 @@ _NOT_LOOKED_AT, _DIFFERENT = -1, -2
 
 @dataclass(frozen=True, slots=True, order=True)
 class RingMember:
-    """A node's part in the ring. `weight` (1 to 100) multiplies its virtual nodes."""
+    """A node's part in the ring. `weight` (1 to 100) multiplies its virtual nodes.
+
+    Nodes of one `host` fail together, and never hold the same key; a node without one is a host of its own.
+    """
 
     node_id: str
     zone: str = ""
     weight: int = 1
+    host: str = ""
 
 
 class Ring:
@@ -50,6 +54,9 @@ class Ring:
         )
         self._tokens = [token for token, _ in points]
         self._indices = [index for _, index in points]
+        self._hosts: list[str | int] = [member.host or index for index, member in enumerate(self.members)]
+        self.host_count = len(set(self._hosts))
+        """How many hosts the members are on, and so at most how many of them hold a key."""
         self._owners: dict[int, list[tuple[str, ...] | None]] = {}
         """By count: the owners from each token on, as far as they have been asked for."""
         self._first = [_NOT_LOOKED_AT] * SLOTS
@@ -57,10 +64,10 @@ class Ring:
         more slots than tokens. Else _NOT_LOOKED_AT, or _DIFFERENT where a token lies within it."""
 
     def owners(self, key: str, count: int) -> tuple[str, ...]:
-        """The ids of the `count` nodes that hold `key`, its owner first; fewer when there are fewer.
+        """The ids of the `count` nodes that hold `key`, its owner first; fewer when there are fewer hosts.
 
-        They are the first distinct nodes clockwise from the key; after the owner, nodes in zones not yet
-        used come before nodes in the others.
+        They are the first nodes clockwise from the key that are on distinct hosts; after the owner, nodes in
+        zones not yet used come before nodes in the others.
         """
         if not self._tokens:
             return ()
@@ -76,6 +83,13 @@ class Ring:
             found = by_start[start] = self._walk(start, count)
         return found
 
+    def owners_without(self, gone: Collection[str], key: str, count: int) -> tuple[str, ...]:
+        """The owners of `key` in the ring of all members but those; slower than `owners`."""
+        if not self._tokens:
+            return ()
+        start = self._find_start(xxh3_64_intdigest(hash_tag(key).encode()))
+        return self._walk(start, count, gone)
+
     def _find_start(self, position: int) -> int:
         """The first token at or after the position; what holds for all keys of a slot is remembered."""
         slot = position >> _SLOT_SHIFT
@@ -85,24 +99,32 @@ class Ring:
             self._first[slot] = _DIFFERENT if is_within else first % len(self._tokens)
         return bisect_right(self._tokens, position) % len(self._tokens)
 
-    def _walk(self, start: int, count: int) -> tuple[str, ...]:
+    def _walk(self, start: int, count: int, gone: Collection[str] = ()) -> tuple[str, ...]:
         seen: set[int] = set()
         chosen: list[int] = []
         passed_over: list[int] = []
         zones: set[str] = set()
+        hosts: set[str | int] = set()
+        most = min(count, self.host_count)
         for index in chain(islice(self._indices, start, None), islice(self._indices, start)):
             if index in seen:
                 continue
             seen.add(index)
-            zone = self.members[index].zone
-            if zone and zone in zones:
+            member, host = self.members[index], self._hosts[index]
+            if member.zone and member.zone in zones:
                 passed_over.append(index)
-            else:
+            elif host not in hosts and member.node_id not in gone:
                 chosen.append(index)
-                zones.add(zone)
-            if len(chosen) == count or len(seen) == len(self.members):
+                zones.add(member.zone)
+                hosts.add(host)
+            if len(chosen) == most or len(seen) == len(self.members):
                 break
-        return tuple(self.members[index].node_id for index in (chosen + passed_over)[:count])
+        for index in passed_over:
+            host = self._hosts[index]
+            if host not in hosts and self.members[index].node_id not in gone:
+                chosen.append(index)
+                hosts.add(host)
+        return tuple(self.members[index].node_id for index in chosen[:count])
 
     def shares(self) -> dict[str, float]:
         """The part of all hash values that each node owns; they add up to 1."""
@@ -126,5 +148,9 @@ def hash_tag(key: str) -> str:
 def _epoch(members: tuple[RingMember, ...], virtual_nodes: int) -> int:
     if not members:
         return 0
-    described = [f"{len(m.node_id)}:{m.node_id}{len(m.zone)}:{m.zone}{m.weight}" for m in members]
+    described = [
+        f"{len(m.node_id)}:{m.node_id}{len(m.zone)}:{m.zone}{m.weight}"
+        + (f",{len(m.host)}:{m.host}" if m.host else "")
+        for m in members
+    ]
     return xxh3_64_intdigest(f"{virtual_nodes};{';'.join(described)}".encode()) or 1

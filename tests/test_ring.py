@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from statistics import pstdev
 
 import pytest
@@ -66,18 +68,46 @@ def test_places_never_change() -> None:
     ]
 
 
-@given(
-    st.lists(
-        st.builds(
-            RingMember,
-            st.text("abcdef", min_size=1, max_size=3),
-            st.sampled_from(["", "z1", "z2", "z3"]),
-            st.integers(1, 3),
-        ),
-        min_size=1,
-        max_size=8,
-        unique_by=lambda member: member.node_id,
+def test_places_on_hosts_never_change() -> None:
+    ring = Ring(
+        [RingMember(f"{host}-w{worker}", f"z{host}", host=host) for host in "abc" for worker in range(2)]
+    )
+    assert f"{ring.epoch:016x}" == "9b40af673a44bf7c"
+    assert [ring.owners(key, 2) for key in ("a", "user:1", "{t}:x", "ключ")] == [
+        ("a-w1", "c-w0"),
+        ("c-w0", "b-w1"),
+        ("c-w0", "b-w1"),
+        ("c-w1", "a-w1"),
+    ]
+
+
+RING_MEMBERS = st.lists(
+    st.builds(
+        RingMember,
+        st.text("abcdef", min_size=1, max_size=3),
+        st.sampled_from(["", "z1", "z2", "z3"]),
+        st.integers(1, 3),
     ),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda member: member.node_id,
+)
+
+
+@st.composite
+def members_on_hosts(draw: st.DrawFn) -> list[RingMember]:
+    """Members of which those on one host are in one zone."""
+    zone_of = {host: draw(st.sampled_from(["", "z1", "z2", "z3"])) for host in ("h1", "h2", "h3", "h4")}
+    placed = [replace(member, host=draw(st.sampled_from(["", *zone_of]))) for member in draw(RING_MEMBERS)]
+    return [replace(member, zone=zone_of.get(member.host, member.zone)) for member in placed]
+
+
+def hosts_of(ring_members: Iterable[RingMember]) -> dict[str, str]:
+    return {member.node_id: member.host or f"of {member.node_id} alone" for member in ring_members}
+
+
+@given(
+    RING_MEMBERS,
     st.integers(1, 5),
     st.text(min_size=1, max_size=5),
 )
@@ -96,6 +126,43 @@ def test_owners_are_distinct_and_prefer_unseen_zones(
     assert Ring(reversed(ring_members), virtual_nodes=8).owners(key, count) == owners
 
 
+@given(members_on_hosts(), st.integers(1, 5), st.text(min_size=1, max_size=5))
+def test_owners_are_on_distinct_hosts_and_still_prefer_unseen_zones(
+    ring_members: list[RingMember], count: int, key: str
+) -> None:
+    ring = Ring(ring_members, virtual_nodes=8)
+    owners = ring.owners(key, count)
+    host_of = hosts_of(ring_members)
+    assert ring.host_count == len(set(host_of.values()))
+    assert len({host_of[owner] for owner in owners}) == len(owners) == min(count, ring.host_count)
+    zone_of = {member.node_id: member.zone or host_of[member.node_id] for member in ring_members}
+    assert len({zone_of[owner] for owner in owners}) == min(count, len(set(zone_of.values())))
+    without_hosts = Ring((replace(member, host="") for member in ring_members), virtual_nodes=8)
+    assert owners[:1] == without_hosts.owners(key, 1)
+    assert ring.owners(key, count + 2)[: len(owners)] == owners
+
+
+@given(
+    members_on_hosts(),
+    st.integers(1, 5),
+    st.text(min_size=1, max_size=5),
+    st.sets(st.sampled_from(["a", "b", "c", "d"])),
+)
+def test_owners_without_some_are_those_of_the_ring_without_them(
+    ring_members: list[RingMember], count: int, key: str, gone: set[str]
+) -> None:
+    rest = Ring((member for member in ring_members if member.node_id not in gone), virtual_nodes=8)
+    ring = Ring(ring_members, virtual_nodes=8)
+    assert ring.owners_without(gone, key, count) == rest.owners(key, count)
+
+
+def test_a_ring_on_one_host_keeps_one_copy() -> None:
+    ring = Ring(RingMember(f"n1-w{worker}", host="n1") for worker in range(64))
+    assert ring.host_count == 1
+    assert {len(ring.owners(key, 3)) for key in KEYS[:1_000]} == {1}
+    assert len({ring.owners(key, 3) for key in KEYS[:10_000]}) == 64
+
+
 def test_epoch_depends_on_everything_that_places_depend_on() -> None:
     rings = [
         Ring([]),
@@ -103,6 +170,7 @@ def test_epoch_depends_on_everything_that_places_depend_on() -> None:
         Ring([RingMember("b")]),
         Ring([RingMember("a", "z")]),
         Ring([RingMember("az")]),
+        Ring([RingMember("a", host="z")]),
         Ring([RingMember("a", weight=2)]),
         Ring([RingMember("a")], virtual_nodes=128),
         Ring([RingMember("a"), RingMember("b")]),

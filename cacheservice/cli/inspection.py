@@ -13,6 +13,7 @@ from cacheservice.cli.output import (
     DEFAULT_TARGET,
     Json,
     Target,
+    counted,
     print_json,
     print_table,
     run,
@@ -45,7 +46,7 @@ def ring(
     topology = run(topology_of(target))
     in_ring = list(filter(is_in_ring, topology.members))
     whole = Ring(
-        [RingMember(member.node_id, member.zone, member.weight) for member in in_ring],
+        [RingMember(member.node_id, member.zone, member.weight, member.host) for member in in_ring],
         topology.virtual_nodes,
     )
     shares = whole.shares()
@@ -61,7 +62,8 @@ def ring(
             }
         )
         return
-    print(f"ring {topology.ring_epoch}, each entry on {topology.replication_factor} nodes")
+    copies = min(topology.replication_factor, whole.host_count)
+    print(f"ring {topology.ring_epoch}, each entry on {counted(copies, 'node')}")
     print_table(("node_id", "share"), [(node_id, f"{share:.1%}") for node_id, share in shares.items()])
     if owners:
         print(f"{key}: owner {owners[0]}, replicas {', '.join(owners[1:]) or 'none'}")

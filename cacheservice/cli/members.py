@@ -24,7 +24,7 @@ from cacheservice.cli.output import (
 from cacheservice.client.topology import is_in_ring
 from cacheservice.v1.cluster_pb2 import Member, MemberState, Topology, WatchTopologyRequest
 
-_COLUMNS = ("node_id", "address", "state", "zone", "weight", "version", "reason")
+_COLUMNS = ("node_id", "address", "state", "zone", "host", "weight", "version", "reason")
 _STATE_PREFIX = "MEMBER_STATE_"
 _RETRY_SECONDS = 1.0
 
@@ -77,6 +77,7 @@ def _as_dict(member: Member) -> dict[str, Any]:
         "address": member.address,
         "state": state_of(member),
         "zone": member.zone,
+        "host": member.host,
         "weight": member.weight,
         "version": member.version,
         "incarnation": member.incarnation,

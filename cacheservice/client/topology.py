@@ -44,7 +44,7 @@ class Placement:
         if not members:
             raise ValueError("the node knows no members, not even itself")
         self._ring = Ring(
-            (RingMember(member.node_id, member.zone, member.weight) for member in members),
+            (RingMember(member.node_id, member.zone, member.weight, member.host) for member in members),
             topology.virtual_nodes,
         )
         if self._ring.epoch != topology.ring_epoch:

@@ -46,6 +46,8 @@ class Member:
     incarnation: int = 0
     absences: int = 0
     """How often this process found out that it was taken for dead."""
+    host: str = ""
+    """What it shares with others that would fail with it; empty when it is alone there."""
 
     @property
     def is_reachable(self) -> bool:
@@ -70,6 +72,10 @@ class Member:
             return self.phase.name.lower()
         return self.state.name.lower()
 
+    def is_beside(self, other: Member) -> bool:
+        """Whether this is another member on the same host."""
+        return self.host != "" and self.host == other.host
+
     def supersedes(self, other: Member) -> bool:
         """Whether this is later news of the same member than `other`.
 
@@ -82,8 +88,9 @@ class Member:
             return self.incarnation > other.incarnation
         return self is not other and self._rest() > other._rest()
 
-    def _rest(self) -> tuple[int, int, int, str, str, int, str]:
-        return (self.state, self.phase, self.absences, self.address, self.zone, self.weight, self.version)
+    def _rest(self) -> tuple[int, int, int, str, str, int, str, str]:
+        rest = (self.state, self.phase, self.absences, self.address, self.zone, self.weight, self.version)
+        return (*rest, self.host)
 
     def with_state(self, state: State) -> Member:
         return replace(self, state=state)

@@ -136,6 +136,8 @@ def _digest(member: Member) -> int:
             member.zone,
             member.version,
             f"{member.state:d} {member.phase:d} {member.weight} {member.epoch} {member.incarnation}",
+            # Left out where it is empty, as by versions that have no hosts.
+            *([member.host] if member.host else []),
         )
     )
     return xxh3_64_intdigest(described.encode())

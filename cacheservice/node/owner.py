@@ -29,8 +29,6 @@ from cacheservice.node.transport import PeerUnreachable, Transport
 
 NOWHERE: frozenset[str] = frozenset()
 
-MOST_STAND_INS = 2
-"""Nodes of the ring after the owners that may keep copies for those."""
 STILL_MS = 1_000
 """A node that did nothing for so long was stopped, and may have missed writes that others have hints of."""
 DOUBT_MS = 5_000
@@ -102,7 +100,7 @@ class Owner:
     def has_replicas(self) -> bool:
         """Whether any key has other holders beside this node."""
         view = self._peers.view
-        return (self._config.replication_factor > 1 and len(view.ring.members) > 1) or view.before is not None
+        return (self._config.replication_factor > 1 and view.ring.host_count > 1) or view.before is not None
 
     def is_sure_of(self, keys: Iterable[str]) -> bool:
         """Whether nobody else can know more of the keys than this node."""
@@ -322,18 +320,16 @@ class Owner:
     ) -> None:
         """Gives changes whose replica gave no answer to the next node of the ring, which owns them if that
         replica is dead."""
-        count = self._config.replication_factor
+        ring, count = self._peers.view.ring, self._config.replication_factor
+        lost = unreachable | self._peers.view.suspects
         positions: list[int] = []
         targets: list[list[str]] = []
         for position, (change, made) in enumerate(zip(changes, copies, strict=True)):
-            lacking = min(made.missed, count - 1 - made.count)
+            lacking = min(len(made.missed), count - 1 - made.count)
             if lacking > 0:
-                next_nodes = self._peers.view.ring.owners(change.key, count + MOST_STAND_INS)[count:]
-                useful = [
-                    node_id
-                    for node_id in next_nodes
-                    if node_id not in unreachable and node_id not in self._peers.view.suspects
-                ]
+                present = ring.owners(change.key, count)
+                then = ring.owners_without({*lost, *made.missed} - {self._node_id}, change.key, count)
+                useful = [node_id for node_id in then if node_id not in present and node_id != self._node_id]
                 positions.append(position)
                 targets.append(useful[:lacking])
         timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)

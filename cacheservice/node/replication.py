@@ -16,10 +16,10 @@ HINTS_AT_A_TIME = 500
 
 @dataclass(slots=True)
 class Copies:
-    """How many replicas hold a change or something later, how many gave no answer, and the latest version."""
+    """How many replicas hold a change or something later, which gave no answer, and the latest version."""
 
     count: int = 0
-    missed: int = 0
+    missed: tuple[str, ...] = ()
     latest: int = 0
 
 
@@ -127,7 +127,7 @@ class Replicator:
         hints: bool,
     ) -> None:
         for position in positions:
-            copies[position].missed += 1
+            copies[position].missed += (node_id,)
             if hints:
                 self.failures += 1
                 self.hints.add(node_id, changes[position].key)

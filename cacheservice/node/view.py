@@ -79,7 +79,7 @@ class ViewBuilder:
         )
 
     def _updated(self, ring: Ring, members: Iterable[Member]) -> Ring:
-        found = tuple(sorted(RingMember(m.node_id, m.zone, m.weight) for m in members))
+        found = tuple(sorted(RingMember(m.node_id, m.zone, m.weight, m.host) for m in members))
         return ring if found == ring.members else Ring(found, self._virtual_nodes)
 
 

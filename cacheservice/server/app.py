@@ -112,6 +112,7 @@ class NodeServer:
             weight=settings.weight,
             version=version("cacheservice"),
             epoch=clock.wall_ms(),
+            host=settings.host,
         )
         core = Membership(local, MembershipConfig(settings.cluster_id), random.Random(), clock.now_ms())
         self._core = core

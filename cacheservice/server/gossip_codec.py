@@ -39,6 +39,7 @@ def member_to_proto(member: Member, reason: str = "") -> cluster_pb2.Member:
         address=member.address,
         state=cluster_pb2.MemberState.Value(f"MEMBER_STATE_{member.label.upper()}"),
         zone=member.zone,
+        host=member.host,
         weight=member.weight,
         version=member.version,
         epoch=member.epoch,
@@ -66,6 +67,7 @@ def member_from_proto(member: cluster_pb2.Member) -> Member:
         member.epoch,
         member.incarnation,
         member.absences,
+        member.host,
     )
 
 
@@ -141,6 +143,7 @@ def _is_sound(member: cluster_pb2.Member) -> bool:
         and 0 < len(member.node_id) <= _MAX_NAME
         and _is_address(member.address)
         and len(member.zone) <= _MAX_NAME
+        and len(member.host) <= _MAX_NAME
         and len(member.version) <= _MAX_NAME
         and max(member.epoch, member.incarnation, member.absences) <= _MAX_COUNTER
     )

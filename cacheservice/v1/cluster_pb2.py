@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61\x63heservice/v1/cluster.proto\x12\x0f\x63\x61\x63heservice.v1\"\x11\n\x0f\x44\x65scribeRequest\"\xf9\x01\n\x06Member\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x1c.cacheservice.v1.MemberState\x12\x0c\n\x04zone\x18\x04 \x01(\t\x12\x0e\n\x06weight\x18\x05 \x01(\r\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x13\n\x0bincarnation\x18\x08 \x01(\x04\x12+\n\x05phase\x18\t \x01(\x0e\x32\x1c.cacheservice.v1.MemberPhase\x12\x10\n\x08\x61\x62sences\x18\x0b \x01(\x04\x12\x0e\n\x06reason\x18\n \x01(\t\"\xa0\x01\n\x08Topology\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x12\n\nring_epoch\x18\x02 \x01(\x06\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x15\n\rvirtual_nodes\x18\x04 \x01(\r\x12\x1a\n\x12replication_factor\x18\x05 \x01(\r\x12(\n\x07members\x18\x06 \x03(\x0b\x32\x17.cacheservice.v1.Member\"S\n\x10\x44\x65scribeResponse\x12+\n\x08topology\x18\x01 \x01(\x0b\x32\x19.cacheservice.v1.Topology\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\"\x16\n\x14WatchTopologyRequest\"X\n\x15WatchTopologyResponse\x12+\n\x08topology\x18\x01 \x01(\x0b\x32\x19.cacheservice.v1.Topology\x12\x12\n\nring_epoch\x18\x0f \x01(\x06*\xd9\x01\n\x0bMemberState\x12\x1c\n\x18MEMBER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12MEMBER_STATE_ALIVE\x10\x01\x12\x18\n\x14MEMBER_STATE_SUSPECT\x10\x02\x12\x18\n\x14MEMBER_STATE_LEAVING\x10\x03\x12\x15\n\x11MEMBER_STATE_LEFT\x10\x04\x12\x15\n\x11MEMBER_STATE_DEAD\x10\x05\x12\x18\n\x14MEMBER_STATE_JOINING\x10\x06\x12\x18\n\x14MEMBER_STATE_WARMING\x10\x07*\x93\x01\n\x0bMemberPhase\x12\x1c\n\x18MEMBER_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14MEMBER_PHASE_JOINING\x10\x01\x12\x18\n\x14MEMBER_PHASE_WARMING\x10\x02\x12\x18\n\x14MEMBER_PHASE_SERVING\x10\x03\x12\x18\n\x14MEMBER_PHASE_LEAVING\x10\x04\x32\xc3\x01\n\x0e\x43lusterService\x12O\n\x08\x44\x65scribe\x12 .cacheservice.v1.DescribeRequest\x1a!.cacheservice.v1.DescribeResponse\x12`\n\rWatchTopology\x12%.cacheservice.v1.WatchTopologyRequest\x1a&.cacheservice.v1.WatchTopologyResponse0\x01\x42\x33\n\x0f\x63\x61\x63heservice.v1P\x01Z\x1e\x63\x61\x63heservice/v1;cacheservicev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63\x61\x63heservice/v1/cluster.proto\x12\x0f\x63\x61\x63heservice.v1\"\x11\n\x0f\x44\x65scribeRequest\"\x87\x02\n\x06Member\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x1c.cacheservice.v1.MemberState\x12\x0c\n\x04zone\x18\x04 \x01(\t\x12\x0c\n\x04host\x18\x0c \x01(\t\x12\x0e\n\x06weight\x18\x05 \x01(\r\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\r\n\x05\x65poch\x18\x07 \x01(\x04\x12\x13\n\x0bincarnation\x18\x08 \x01(\x04\x12+\n\x05phase\x18\t \x01(\x0e\x32\x1c.cacheservice.v1.MemberPhase\x12\x10\n\x08\x61\x62sences\x18\x0b \x01(\x04\x12\x0e\n\x06reason\x18\n \x01(\t\"\xa0\x01\n\x08Topology\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x12\n\nring_epoch\x18\x02 \x01(\x06\x12\x0f\n\x07node_id\x18\x03 \x01(\t\x12\x15\n\rvirtual_nodes\x18\x04 \x01(\r\x12\x1a\n\x12replication_factor\x18\x05 \x01(\r\x12(\n\x07members\x18\x06 \x03(\x0b\x32\x17.cacheservice.v1.Member\"S\n\x10\x44\x65scribeResponse\x12+\n\x08topology\x18\x01 \x01(\x0b\x32\x19.cacheservice.v1.Topology\x12\x12\n\nring_epoch\x18\x0f \x01(\x06\"\x16\n\x14WatchTopologyRequest\"X\n\x15WatchTopologyResponse\x12+\n\x08topology\x18\x01 \x01(\x0b\x32\x19.cacheservice.v1.Topology\x12\x12\n\nring_epoch\x18\x0f \x01(\x06*\xd9\x01\n\x0bMemberState\x12\x1c\n\x18MEMBER_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12MEMBER_STATE_ALIVE\x10\x01\x12\x18\n\x14MEMBER_STATE_SUSPECT\x10\x02\x12\x18\n\x14MEMBER_STATE_LEAVING\x10\x03\x12\x15\n\x11MEMBER_STATE_LEFT\x10\x04\x12\x15\n\x11MEMBER_STATE_DEAD\x10\x05\x12\x18\n\x14MEMBER_STATE_JOINING\x10\x06\x12\x18\n\x14MEMBER_STATE_WARMING\x10\x07*\x93\x01\n\x0bMemberPhase\x12\x1c\n\x18MEMBER_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14MEMBER_PHASE_JOINING\x10\x01\x12\x18\n\x14MEMBER_PHASE_WARMING\x10\x02\x12\x18\n\x14MEMBER_PHASE_SERVING\x10\x03\x12\x18\n\x14MEMBER_PHASE_LEAVING\x10\x04\x32\xc3\x01\n\x0e\x43lusterService\x12O\n\x08\x44\x65scribe\x12 .cacheservice.v1.DescribeRequest\x1a!.cacheservice.v1.DescribeResponse\x12`\n\rWatchTopology\x12%.cacheservice.v1.WatchTopologyRequest\x1a&.cacheservice.v1.WatchTopologyResponse0\x01\x42\x33\n\x0f\x63\x61\x63heservice.v1P\x01Z\x1e\x63\x61\x63heservice/v1;cacheservicev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,22 +32,22 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cacheservice.v1.cluster_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017cacheservice.v1P\001Z\036cacheservice/v1;cacheservicev1'
-  _globals['_MEMBERSTATE']._serialized_start=684
-  _globals['_MEMBERSTATE']._serialized_end=901
-  _globals['_MEMBERPHASE']._serialized_start=904
-  _globals['_MEMBERPHASE']._serialized_end=1051
+  _globals['_MEMBERSTATE']._serialized_start=698
+  _globals['_MEMBERSTATE']._serialized_end=915
+  _globals['_MEMBERPHASE']._serialized_start=918
+  _globals['_MEMBERPHASE']._serialized_end=1065
   _globals['_DESCRIBEREQUEST']._serialized_start=50
   _globals['_DESCRIBEREQUEST']._serialized_end=67
   _globals['_MEMBER']._serialized_start=70
-  _globals['_MEMBER']._serialized_end=319
-  _globals['_TOPOLOGY']._serialized_start=322
-  _globals['_TOPOLOGY']._serialized_end=482
-  _globals['_DESCRIBERESPONSE']._serialized_start=484
-  _globals['_DESCRIBERESPONSE']._serialized_end=567
-  _globals['_WATCHTOPOLOGYREQUEST']._serialized_start=569
-  _globals['_WATCHTOPOLOGYREQUEST']._serialized_end=591
-  _globals['_WATCHTOPOLOGYRESPONSE']._serialized_start=593
-  _globals['_WATCHTOPOLOGYRESPONSE']._serialized_end=681
-  _globals['_CLUSTERSERVICE']._serialized_start=1054
-  _globals['_CLUSTERSERVICE']._serialized_end=1249
+  _globals['_MEMBER']._serialized_end=333
+  _globals['_TOPOLOGY']._serialized_start=336
+  _globals['_TOPOLOGY']._serialized_end=496
+  _globals['_DESCRIBERESPONSE']._serialized_start=498
+  _globals['_DESCRIBERESPONSE']._serialized_end=581
+  _globals['_WATCHTOPOLOGYREQUEST']._serialized_start=583
+  _globals['_WATCHTOPOLOGYREQUEST']._serialized_end=605
+  _globals['_WATCHTOPOLOGYRESPONSE']._serialized_start=607
+  _globals['_WATCHTOPOLOGYRESPONSE']._serialized_end=695
+  _globals['_CLUSTERSERVICE']._serialized_start=1068
+  _globals['_CLUSTERSERVICE']._serialized_end=1263
 # @@protoc_insertion_point(module_scope)

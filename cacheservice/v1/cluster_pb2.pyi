@@ -130,6 +130,7 @@ class Member(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     ZONE_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
@@ -145,6 +146,10 @@ class Member(_message.Message):
     """What the viewing node believes of it."""
     zone: _builtins.str
     """Its failure domain; empty when it has none."""
+    host: _builtins.str
+    """What it shares with members that would fail with it, as the workers of one machine do: no two members of
+    one host hold the same key. Empty when it is the only one on its host.
+    """
     weight: _builtins.int
     """Its share of the ring, 1 to 100, relative to the others."""
     version: _builtins.str
@@ -168,6 +173,7 @@ class Member(_message.Message):
         address: _builtins.str = ...,
         state: Global___MemberState.ValueType = ...,
         zone: _builtins.str = ...,
+        host: _builtins.str = ...,
         weight: _builtins.int = ...,
         version: _builtins.str = ...,
         epoch: _builtins.int = ...,
@@ -178,7 +184,7 @@ class Member(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences", "address", b"address", "epoch", b"epoch", "incarnation", b"incarnation", "node_id", b"node_id", "phase", b"phase", "reason", b"reason", "state", b"state", "version", b"version", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absences", b"absences", "address", b"address", "epoch", b"epoch", "host", b"host", "incarnation", b"incarnation", "node_id", b"node_id", "phase", b"phase", "reason", b"reason", "state", b"state", "version", b"version", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -205,7 +211,7 @@ class Topology(_message.Message):
     virtual_nodes: _builtins.int
     """Points on the ring for each unit of weight."""
     replication_factor: _builtins.int
-    """How many nodes hold each entry."""
+    """How many nodes hold each entry; as many as there are hosts when there are fewer of those."""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]:
         """Every member that the node knows, dead and left ones included, by node id."""

@@ -286,7 +286,9 @@ def test_a_load_in_go_does_not_notice_that_a_node_is_killed_and_started_anew(
 
 
 def _nodes_of(key: str, topology: Topology) -> tuple[str, ...]:
-    members = [RingMember(member.node_id, member.zone, member.weight) for member in topology.members]
+    members = [
+        RingMember(member.node_id, member.zone, member.weight, member.host) for member in topology.members
+    ]
     return Ring(members, topology.virtual_nodes).owners(key, len(members))
 
 

@@ -128,7 +128,10 @@ class Nodes:
         self.ring_epoch: str = topology["ring_epoch"]
         self._addresses = {member["node_id"]: member["address"] for member in topology["members"]}
         self.ring = Ring(
-            [RingMember(m["node_id"], m.get("zone", ""), m["weight"]) for m in topology["members"]],
+            [
+                RingMember(m["node_id"], m.get("zone", ""), m["weight"], m.get("host", ""))
+                for m in topology["members"]
+            ],
             topology["virtual_nodes"],
         )
 

@@ -45,6 +45,7 @@ MEMBERS = st.builds(
     state=st.sampled_from(State),
     phase=st.sampled_from(Phase),
     zone=st.sampled_from(["", "z"]),
+    host=st.sampled_from(["", "h"]),
     epoch=st.integers(0, 2),
     incarnation=st.integers(0, 2),
 )

@@ -408,6 +408,33 @@ async def test_the_next_node_stands_in_for_a_replica_that_is_down(cluster: Clust
     assert len(cluster.nodes["n2"].owner.replicator.hints) == 1
 
 
+async def test_on_two_hosts_a_neighbour_of_the_replica_stands_in_and_never_one_of_the_owner() -> None:
+    ring = Ring(RingMember(f"{host}-w{worker}", host=host) for host in ("a", "b") for worker in range(2))
+    cluster = Cluster(*(member.node_id for member in ring.members), ring=ring)
+    owner, replica = ring.owners("k", 2)
+    host, _, worker = replica.partition("-w")
+    neighbour = f"{host}-w{1 - int(worker)}"
+    cluster.down.add(replica)
+    written = await cluster.one(owner, Set("k", b"v", min_replicas=2))
+    assert isinstance(written, SetResult)
+    assert cluster.holders("k") == {owner, neighbour}
+    cluster.down.add(neighbour)
+    assert isinstance(await cluster.one(owner, Set("k", b"w", min_replicas=2)), TooFewReplicas)
+    assert cluster.holders("k") == {owner, neighbour}
+
+
+async def test_on_one_host_there_is_one_copy() -> None:
+    ring = Ring(RingMember(name, host="h") for name in NAMES)
+    cluster = Cluster(ring=ring)
+    written = await cluster.one("n1", Set("k", b"v"))
+    assert isinstance(written, SetResult)
+    assert written.replicas == 1
+    assert cluster.holders("k") == set(ring.owners("k", 1))
+    assert not any(node.owner.has_replicas for node in cluster.nodes.values())
+    refused = await cluster.one("n1", Set("k", b"w", min_replicas=2))
+    assert isinstance(refused, TooFewReplicas)
+
+
 async def test_a_replica_that_is_down_does_not_fail_the_write_unless_asked_to(cluster: Cluster) -> None:
     key = key_owned_by("n2", "n3")
     cluster.down |= {"n1", "n3", "n4"}

@@ -54,7 +54,7 @@ async def test_a_write_missed_while_an_older_one_is_replayed_is_hinted_anew(
     replaying = asyncio.create_task(replicator.replay("n2", lambda key: change(key, 1), 100))
     await transport.started.wait()
     transport.is_down = True
-    assert await replicator.replicate([change("k", 2)], [["n2"]], 100) == [Copies(missed=1)]
+    assert await replicator.replicate([change("k", 2)], [["n2"]], 100) == [Copies(missed=("n2",))]
     transport.let_go.set()
     await replaying
     assert len(replicator.hints) == 1

@@ -44,9 +44,9 @@ def test_what_a_member_is_in_each_state_and_phase(builder: ViewBuilder, state: S
     assert view.others("n1") == (["n2"] if owns or owned else [])
 
 
-def test_zones_and_weights_are_those_of_the_members(builder: ViewBuilder) -> None:
-    heavy = replace(member("n1"), zone="z", weight=3)
-    assert builder.view_of([heavy]).ring.members == (RingMember("n1", "z", 3),)
+def test_zones_weights_and_hosts_are_those_of_the_members(builder: ViewBuilder) -> None:
+    heavy = replace(member("n1"), zone="z", weight=3, host="h")
+    assert builder.view_of([heavy]).ring.members == (RingMember("n1", "z", 3, "h"),)
 
 
 def test_an_unchanged_ring_is_not_computed_again(builder: ViewBuilder) -> None:
