@@ -39,6 +39,10 @@ MiB = 1024 * KiB
 LEAST_SHARE = 0.01
 MAX_SHARES = 0.95
 """What namespaces may have to themselves of max_memory, together."""
+LONGEST_NAME = 253
+LEAST_MEMORY = 1 * MiB
+MAX_PORT = 65_535
+MAX_WORKERS = 64
 ENTRY_SLACK = 64 * KiB
 """What key, tags and framing may add to a value in one message."""
 PEER_SLACK = 4 * MiB
@@ -58,7 +62,7 @@ def _split_list(value: object) -> object:
 
 Address = Annotated[str, AfterValidator(_is_address)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_TTL_SECONDS, allow_inf_nan=False)]
-Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]+$")]
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME, pattern=r"^[A-Za-z0-9._-]+$")]
 
 
 Policy = Literal["lru", "lfu", "fifo", "s3fifo", "adaptive"]
@@ -160,21 +164,25 @@ class Settings(LoadSettings, BaseSettings):
     tls_client_auth: Literal["require", "none"] = "require"
     """Whether callers need a certificate that tls_ca has signed. With none, whoever reaches the port can do
     whatever a node can."""
-    tls_server_name: Annotated[str, Field(max_length=253)] = ""
+    tls_server_name: Annotated[str, Field(max_length=LONGEST_NAME)] = ""
     """A name that the certificates of all nodes have, if they have not those of the nodes' addresses."""
     health_listen: Address | None = None
     """HOST:PORT to serve health on, and nothing else, without TLS: for probes that know none, or have no
     certificate."""
-    zone: Annotated[str, Field(max_length=253)] = ""
+    zone: Annotated[str, Field(max_length=LONGEST_NAME)] = ""
     """The node's failure domain: replicas prefer another one."""
-    host: Annotated[str, Field(max_length=253)] = ""
+    host: Annotated[str, Field(max_length=LONGEST_NAME)] = ""
     """What the node shares with others that fail with it: two nodes of one host never hold the same entry.
-    Empty for nothing."""
+    Empty for nothing; workers have their common node_id then."""
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
+    """Processes to serve with, each a member of its own. With more than one their ids are node_id with -w0,
+    -w1 and so on, their ports those of listen and advertise and the ones that follow, and each has its part
+    of max_memory; all other settings are those of each."""
     weight: Annotated[int, Field(ge=1, le=100)] = 1
     """The node's share of the keys, relative to the others."""
-    max_memory: Annotated[ByteSize, Field(ge=1 * MiB)] = ByteSize(256 * MiB)
-    """What the entries may occupy, keys and overhead included, for instance 256MiB. The process as a whole
-    stays within 1.15 times that and 64 MiB."""
+    max_memory: Annotated[ByteSize, Field(ge=LEAST_MEMORY)] = ByteSize(256 * MiB)
+    """What the entries may occupy, keys and overhead included, for instance 256MiB; with several workers in
+    all of them together. A process as a whole stays within 1.15 times its part of that and 64 MiB."""
     policy: Policy = "lru"
     """What is evicted when memory is full: lru, lfu, fifo, s3fifo, or adaptive, which is hardly ever worse
     than lru, and mostly the best of them."""
@@ -227,6 +235,8 @@ class Settings(LoadSettings, BaseSettings):
         if _is_wildcard(advertised):
             raise ValueError(f"advertise must be an address that the others can call, not {advertised}")
         _check_ttls(self.default_ttl_seconds, self.max_ttl_seconds)
+        if self.workers > 1:
+            _check_workers(self)
         if any(not name or ":" in name for name in self.namespaces):
             raise ValueError("the name of a namespace must not be empty, nor have a ':' in it")
         if sum(namespace.share for namespace in self.namespaces.values()) > MAX_SHARES:
@@ -261,6 +271,22 @@ class Settings(LoadSettings, BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = init_settings().get("config") or env_settings().get("config")
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file))
+
+
+def _check_workers(settings: Settings) -> None:
+    longest = LONGEST_NAME - len(f"-w{settings.workers - 1}")
+    if len(settings.node_id) > longest:
+        raise ValueError(f"node_id must be at most {longest} characters with {settings.workers} workers")
+    if settings.max_memory < settings.workers * LEAST_MEMORY:
+        raise ValueError(f"max_memory must be at least 1 MiB for each of {settings.workers} workers")
+    for name, address in (("listen", settings.listen), ("advertise", settings.advertise)):
+        if address is None:
+            continue
+        _, port = split_address(address)
+        highest = MAX_PORT + 1 - settings.workers
+        if not 1 <= port <= highest:
+            bound = f"from 1 to {highest} with {settings.workers} workers, which have the ports that follow"
+            raise ValueError(f"the port of {name} must be {bound}, got {port}")
 
 
 def _is_wildcard(host: str) -> bool:

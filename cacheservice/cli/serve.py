@@ -1,10 +1,12 @@
-"""serve: one node. Its flags are the settings of config.py, one for one."""
+"""serve: one node, or several workers. Its flags are the settings of config.py, one for one."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import sys
+from collections.abc import Sequence
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any
 
@@ -14,27 +16,45 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from cacheservice.cli.output import fail
+from cacheservice.cli.workers import run_workers
 from cacheservice.config import Settings, flag_of, meaning_of
 from cacheservice.errors import NodeIdTaken
-from cacheservice.server.app import serve as run_node
+from cacheservice.server.app import serve as serve_node
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+LOG_FORMAT = "%(asctime)s %(levelname)s {}%(name)s: %(message)s"
 
 
 def serve(**flags: str | None) -> None:
-    """Run one node until SIGTERM or Ctrl-C. Each flag can also be a variable or stand in the file."""
+    """Run one node, or several workers, until SIGTERM or Ctrl-C. Each flag can also be a variable or stand in
+    the file."""
     try:
         settings = Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         fail("; ".join(_problem(detail) for detail in error.errors()), code=2)
     except (SettingsError, TOMLDecodeError, OSError) as error:
         fail(str(error), code=2)
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT, stream=sys.stderr)
-    logging.getLogger("grpc").setLevel(logging.WARNING)
+    if settings.workers > 1:
+        _settle_logging(settings, settings.node_id)
+        raise typer.Exit(asyncio.run(run_workers(settings)))
     try:
-        uvloop.run(run_node(settings))
+        run_node(settings)
     except (OSError, NodeIdTaken) as error:
         fail(str(error))
+
+
+def run_node(settings: Settings, siblings: Sequence[str] = (), *, name: str = "") -> None:
+    """Runs the node until it is told to stop. Each line of its log begins with its `name`, if it is given.
+
+    OSError when its address cannot be bound, NodeIdTaken when somebody else has its id.
+    """
+    _settle_logging(settings, name)
+    uvloop.run(serve_node(settings, siblings))
+
+
+def _settle_logging(settings: Settings, name: str) -> None:
+    form = LOG_FORMAT.format(f"{name} " if name else "")
+    logging.basicConfig(level=settings.log_level.upper(), format=form, stream=sys.stderr)
+    logging.getLogger("grpc").setLevel(logging.WARNING)
 
 
 def _problem(detail: Any) -> str:

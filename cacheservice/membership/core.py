@@ -92,6 +92,16 @@ class Membership:
         return self._view.peer_count > 0
 
     @property
+    def is_known_elsewhere(self) -> bool:
+        """Whether any of them is not on this node's own host."""
+        return any(not peer.is_beside(self.local) for peer in self._view.peers())
+
+    @property
+    def has_joined_others(self) -> bool:
+        """Whether any of them is not one that is just starting on this node's own host, too."""
+        return any(peer.is_in_ring or not peer.is_beside(self.local) for peer in self._view.peers())
+
+    @property
     def is_heard(self) -> bool:
         """Whether enough others have confirmed that they know what this node said of itself last."""
         return self._announcement.is_heard
@@ -251,11 +261,13 @@ class Membership:
         return interval // 2 + self._rng.randrange(interval)
 
     def _search(self) -> None:
-        """Tries seeds while alone; later, now and then, one of the strange seeds and one of the dead."""
-        interval = self._config.search_interval_ms if self.has_joined else self._config.join_interval_ms
-        self._next_search = self._now + interval // 2 + self._rng.randrange(interval)
+        """Tries seeds while the host is alone; later, now and then, one of the strange seeds and one of the
+        dead."""
         seeds, dead = self._strange_seeds(), self._view.dead()
-        if not self.has_joined:
+        is_joining = not (self.is_known_elsewhere if seeds else self.has_joined)
+        interval = self._config.join_interval_ms if is_joining else self._config.search_interval_ms
+        self._next_search = self._now + interval // 2 + self._rng.randrange(interval)
+        if is_joining:
             self._join()
         elif seeds:
             self._call(self._rng.choice(seeds))

@@ -7,7 +7,7 @@ import logging
 import random
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -76,8 +76,10 @@ _SERVICES = (
 class NodeServer:
     """A node and everything that serves it. `start`, `join`, and at any time after that `stop`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, siblings: Sequence[str] = ()) -> None:
+        """`siblings`: addresses of the other nodes on this host that its parent runs."""
         self._settings = settings
+        self._siblings = siblings
         self._clock = SystemClock()
         self._health = health.aio.HealthServicer()
         max_message_bytes = settings.max_message_bytes + PEER_SLACK
@@ -128,7 +130,7 @@ class NodeServer:
             core,
             settings.cluster_id,
             RingSettings(settings.vnodes, settings.replication_factor),
-            settings.seeds,
+            (*settings.seeds, *self._siblings),
             self._channels,
             clock,
             self._members_changed,
@@ -161,7 +163,9 @@ class NodeServer:
     async def join(self) -> None:
         """Waits for another member, or in vain for join_timeout_seconds, and then serves clients."""
         settings = self._settings
-        if settings.seeds and not await self._gossip.joined(settings.join_timeout_seconds):
+        seconds, others = settings.join_timeout_seconds, bool(settings.seeds)
+        has_seeds = others or bool(self._siblings)
+        if has_seeds and not await self._gossip.joined(seconds, others=others):
             _log.warning("no seed has answered; serving alone until one does%s", self._gossip.complaints())
         self._admission.is_open = True
         await self._gossip.enter()
@@ -287,14 +291,14 @@ class NodeServer:
             await self._health.set(service, _SERVING if is_serving else _NOT_SERVING)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, siblings: Sequence[str] = ()) -> None:
     """Runs one node until SIGTERM or SIGINT."""
     settle_allocator()
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    server = NodeServer(settings)
+    server = NodeServer(settings, siblings)
     address = await server.start()
     server.own_process()
     told_to_stop = asyncio.create_task(stopped.wait())

@@ -87,7 +87,7 @@ class Gossip:
         self._sends: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
-        self._joined = asyncio.Event()
+        self._changed = asyncio.Event()
         self._acknowledged = asyncio.Event()
 
     @property
@@ -107,11 +107,14 @@ class Gossip:
         """Why the member is believed to be in its state."""
         return self._reasons.get(node_id, "")
 
-    async def joined(self, timeout: float) -> bool:
-        """Waits until another member is known, for at most `timeout` seconds."""
+    async def joined(self, timeout: float, *, others: bool) -> bool:
+        """Waits until another member is known, for at most `timeout` seconds; with `others` one that is not
+        just starting on this host, too."""
         try:
             async with asyncio.timeout(timeout):
-                await self._joined.wait()
+                while not (self._core.has_joined_others if others else self._core.has_joined):
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError:
             return False
         return True
@@ -230,8 +233,7 @@ class Gossip:
         if changed:
             self._forget_reasons()
             self._on_change()
-            if self._core.has_joined:
-                self._joined.set()
+            self._changed.set()
         self._wake.set()
         self._acknowledged.set()
 

@@ -78,7 +78,7 @@ def test_what_outranks_what() -> None:
 class Harness:
     """A core named "me" that hears what the test tells it."""
 
-    def __init__(self, *peers: str, seed: int = 1, phase: Phase = Phase.SERVING) -> None:
+    def __init__(self, *peers: str, seed: int = 1, phase: Phase = Phase.SERVING, host: str = "") -> None:
         self.now = START
         self.silent: set[str] = set()
         """Who does not answer probes."""
@@ -86,7 +86,9 @@ class Harness:
         """Whether the others answer when asked to probe somebody."""
         self.agrees = True
         """Whether those who are heard have the same view."""
-        self.core = Membership(Member("me", "me:1", phase=phase, epoch=5), CONFIG, Random(seed), self.now)
+        self.core = Membership(
+            Member("me", "me:1", phase=phase, epoch=5, host=host), CONFIG, Random(seed), self.now
+        )
         for peer in peers:
             self.hear(peer)
 
@@ -143,6 +145,20 @@ def test_seeds_are_asked_until_one_answers() -> None:
     harness.hear("s1", Sync((Member("s2", "s2:1", epoch=1),), reply_wanted=False))
     assert harness.core.has_joined
     assert [member.node_id for member in harness.core.members] == ["me", "s1", "s2"]
+    assert len(sent(harness.tick_until(5_000), Sync)) <= 1
+
+
+def test_seeds_are_asked_until_one_answers_that_is_not_on_this_host() -> None:
+    harness = Harness(host="h")
+    harness.core.handle(SeedsResolved(("s1:1", "beside:1")), harness.now)
+    harness.hear("beside", phase=Phase.JOINING, host="h")
+    assert (harness.core.has_joined, harness.core.has_joined_others) == (True, False)
+    harness.hear("beside", host="h", incarnation=1)
+    assert harness.core.has_joined_others, "it owns keys, and so has waited for others long enough"
+    asked_again = sent(harness.tick_until(5_000), Sync)
+    assert {send.address for send in asked_again} == {"s1:1"}
+    assert len(asked_again) >= 5_000 // (2 * CONFIG.join_interval_ms)
+    harness.hear("s1")
     assert len(sent(harness.tick_until(5_000), Sync)) <= 1
 
 

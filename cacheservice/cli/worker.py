@@ -1,0 +1,42 @@
+"""One of the workers of `serve --workers N`: a node whose parent gives it its settings.
+
+The process ends in order, as after SIGTERM, when its parent has ended, whatever ended that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from threading import Thread
+
+from cacheservice.cli.serve import run_node
+from cacheservice.cli.supervisor import HOPELESS
+from cacheservice.cli.workers import Orders
+from cacheservice.errors import NodeIdTaken
+
+_STDIN = 0
+
+
+def main() -> None:
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return
+    orders = Orders.model_validate_json(line)
+    Thread(target=_end_with_parent, daemon=True).start()
+    name = orders.settings.node_id
+    try:
+        run_node(orders.settings, orders.siblings, name=name)
+    except (OSError, NodeIdTaken) as error:
+        print(f"error: {name}: {error}", file=sys.stderr)
+        sys.exit(HOPELESS if isinstance(error, NodeIdTaken) else 1)
+
+
+def _end_with_parent() -> None:
+    # Nothing more is ever written: it ends when the parent's end of the pipe is closed.
+    os.read(_STDIN, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

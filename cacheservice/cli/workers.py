@@ -1,0 +1,81 @@
+"""serve --workers N: one member of the cluster a process, and a parent that keeps them running."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+from pydantic import BaseModel, ByteSize
+
+from cacheservice.address import join_address, split_address
+from cacheservice.cli.supervisor import Program, Supervisor
+from cacheservice.config import ENV_PREFIX, Settings
+
+_STOP_SLACK_SECONDS = 15.0
+"""What a node may take to stop beyond drain_seconds: it says so to others, and finishes its requests."""
+
+
+class Orders(BaseModel):
+    """What a worker is told by its parent."""
+
+    settings: Settings
+    siblings: tuple[str, ...]
+    """The addresses of all workers of the parent."""
+
+
+def settings_of_workers(settings: Settings) -> list[Settings]:
+    """Each worker's own settings."""
+    return [_settings_of(settings, number) for number in range(settings.workers)]
+
+
+def programs(settings: Settings) -> list[Program]:
+    """The workers as processes. They have all settings from the parent, so that one that is started anew runs
+    with those of the others, whatever has become of the file."""
+    workers = settings_of_workers(settings)
+    siblings = tuple(worker.advertise or worker.listen for worker in workers)
+    return [
+        Program(
+            worker.node_id,
+            # The names are for whoever looks at the list of processes.
+            (sys.executable, "-m", "cacheservice.cli.worker", worker.node_id, worker.listen),
+            {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)},
+            Orders(settings=worker, siblings=siblings).model_dump_json().encode() + b"\n",
+        )
+        for worker in workers
+    ]
+
+
+async def run_workers(settings: Settings) -> int:
+    """Runs the workers until SIGTERM or SIGINT; the exit code."""
+    supervisor = Supervisor(programs(settings), settings.drain_seconds + _STOP_SLACK_SECONDS)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.stop)
+    try:
+        return await supervisor.run()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Who asks again, even while the process is on its way out, must not turn a clean end into a kill.
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _settings_of(settings: Settings, number: int) -> Settings:
+    return settings.model_copy(
+        update={
+            "node_id": f"{settings.node_id}-w{number}",
+            "listen": _following(settings.listen, number),
+            "advertise": settings.advertise and _following(settings.advertise, number),
+            "host": settings.host or settings.node_id,
+            "max_memory": ByteSize(settings.max_memory // settings.workers),
+            "workers": 1,
+            "config": None,
+        }
+    )
+
+
+def _following(address: str, number: int) -> str:
+    host, port = split_address(address)
+    return join_address(host, port + number)

@@ -1,0 +1,68 @@
+"""What each worker of `serve --workers N` is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from cacheservice.cli.workers import Orders, programs, settings_of_workers
+from cacheservice.config import MiB, Settings
+
+
+def test_workers_follow_each_other() -> None:
+    settings = Settings(
+        node_id="n1",
+        listen="0.0.0.0:7700",
+        advertise="[::1]:17700",
+        workers=3,
+        max_memory=100 * MiB,
+        zone="z",
+    )
+    workers = settings_of_workers(settings)
+    assert [worker.node_id for worker in workers] == ["n1-w0", "n1-w1", "n1-w2"]
+    assert [worker.listen for worker in workers] == ["0.0.0.0:7700", "0.0.0.0:7701", "0.0.0.0:7702"]
+    assert [worker.advertise for worker in workers] == ["[::1]:17700", "[::1]:17701", "[::1]:17702"]
+    assert {worker.max_memory for worker in workers} == {100 * MiB // 3}
+    assert {(worker.host, worker.zone, worker.workers) for worker in workers} == {("n1", "z", 1)}
+
+
+def test_they_may_share_a_host_with_others() -> None:
+    workers = settings_of_workers(Settings(node_id="n1", workers=2, host="rack-7"))
+    assert {worker.host for worker in workers} == {"rack-7"}
+    assert {worker.advertise for worker in workers} == {None}
+
+
+def test_they_are_told_everything_and_read_nothing_themselves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text('seeds = "a:1,b:2"\n[namespaces.user]\nshare = 0.5\npolicy = "lfu"\n')
+    monkeypatch.setenv("CACHESERVICE_MAX_VALUE_BYTES", "1MiB")
+    settings = Settings(config=file, workers=2)
+    told = programs(settings)
+    monkeypatch.delenv("CACHESERVICE_MAX_VALUE_BYTES")
+    file.unlink()
+    assert not [name for program in told for name in program.environment if name.startswith("CACHESERVICE_")]
+    orders = [Orders.model_validate_json(program.orders) for program in told]
+    assert [each.settings for each in orders] == settings_of_workers(settings)
+    assert orders[0].settings.max_value_bytes == MiB
+    assert orders[0].settings.seeds == ("a:1", "b:2")
+    assert orders[1].siblings == ("127.0.0.1:7700", "127.0.0.1:7701")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("workers", 65, "less than or equal to 64"),
+        ("listen", "127.0.0.1:0", "the port of listen must be from 1 to 65534"),
+        ("listen", "127.0.0.1:65535", "the port of listen must be from 1 to 65534"),
+        ("advertise", "h:65535", "the port of advertise must be from 1 to 65534"),
+        ("max_memory", 2 * MiB - 1, "at least 1 MiB for each of 2 workers"),
+        ("node_id", "n" * 251, "at most 250 characters with 2 workers"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused(field: str, value: object, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Settings(**{"workers": 2, field: value})  # type: ignore[arg-type]
