@@ -93,6 +93,8 @@ class NodeServer:
         self._streams = Streams()
         self._loops: list[asyncio.Task[None]] = []
         self._draining: asyncio.Task[Drained] | None = None
+        self._starts: dict[str, int] = {}
+        """By address of a member: when its process started, by its own account."""
         self.port = 0
         self.health_port = 0
         self.name_taken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -263,7 +265,10 @@ class NodeServer:
         reachable = [member for member in self._core.members if member.is_reachable]
         addresses = {member.node_id: member.address for member in reachable}
         self._transport.set_addresses(addresses)
-        self._channels.retain(set(addresses.values()))
+        # Who has started anew at its old address is connected to at once, not when gRPC would try again.
+        starts = {member.address: member.epoch for member in reachable}
+        self._channels.retain({to for to, epoch in starts.items() if self._starts.get(to, epoch) == epoch})
+        self._starts = starts
         epoch = self._node.ring_epoch
         view = self._views.view_of(self._core.members)
         if view.ring.epoch != epoch:
