@@ -87,11 +87,20 @@ class Chaos:
         return self._random.choice(open_nodes) if len(open_nodes) > LEAST_NODES - 1 else None
 
     async def _crash(self) -> None:
+        """Of one node or, where several are on a host, of all that are on it."""
         victim = self._victim()
         if victim is not None:
-            self._world.crash(victim.node_id)
+            host = victim.core.local
+            names = [
+                name
+                for name, node in self._world.nodes.items()
+                if node is victim or node.core.local.is_beside(host)
+            ]
+            for name in names:
+                self._world.crash(name)
             await asyncio.sleep(self._random.choice((0.1, 1, 5, 20)))
-            self._world.start(victim.node_id)
+            for name in names:
+                self._world.start(name)
 
     async def _stand_still(self) -> None:
         victim = self._victim()
@@ -133,7 +142,8 @@ class Chaos:
 
 
 async def story(seed: int, kind: str, seconds: float) -> list[str]:
-    """`kind`: what befalls the cluster, "topology", "network", or "memory": as topology, with too little."""
+    """`kind`: what befalls the cluster: "topology", "network", "memory", as topology, with too little, or
+    "hosts", as topology, of two nodes each that crash together."""
     random = Random(seed)
     world = World(
         seed,
@@ -141,10 +151,11 @@ async def story(seed: int, kind: str, seconds: float) -> list[str]:
         max_skew_ms=random.choice((0, 500)),
         zones=random.choice((1, 2)),
         max_bytes=SCARCE_BYTES if kind == "memory" else PLENTY_BYTES,
+        workers=2 if kind == "hosts" else 1,
     )
     try:
         await world.until_whole(30)
-        is_strict = kind == "topology"
+        is_strict = kind in ("topology", "hosts")
         clients = [
             ModelClient(world, f"c{number}", KEYS_OF_A_CLIENT, Random(random.random()), is_strict=is_strict)
             for number in range(CLIENTS)
@@ -207,6 +218,11 @@ def test_some_seeds(seed: int, kind: str) -> None:
     run(story(seed, kind, 120))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_some_seeds_on_hosts_of_two_nodes(seed: int) -> None:
+    run(story(seed, "hosts", 120))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(8, 14))
@@ -215,7 +231,7 @@ def test_more_seeds(seed: int, kind: str) -> None:
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "hosts"])
 @pytest.mark.parametrize("seed", range(14, 14 + int(os.environ.get("SEEDS", "200"))))
 def test_many_seeds(seed: int, kind: str) -> None:
     """By `make simulate`, or `make simulate SEEDS=500`."""

@@ -99,7 +99,14 @@ class SimNode:
     """One node: what server/ is in production, over the simulated network."""
 
     def __init__(
-        self, world: World, node_id: str, address: str, zone: str, seeds: tuple[str, ...], skew_ms: int
+        self,
+        world: World,
+        node_id: str,
+        address: str,
+        zone: str,
+        host: str,
+        seeds: tuple[str, ...],
+        skew_ms: int,
     ) -> None:
         self.node_id = node_id
         self.address = address
@@ -107,7 +114,7 @@ class SimNode:
         clock = LoopClock(skew_ms)
         self.clock = clock
         config = MembershipConfig(cluster_id="sim")
-        local = Member(node_id, address, phase=Phase.JOINING, zone=zone, epoch=clock.wall_ms())
+        local = Member(node_id, address, phase=Phase.JOINING, zone=zone, epoch=clock.wall_ms(), host=host)
         self.core = Membership(local, config, Random(world.rng.random()), clock.now_ms())
         self.views = ViewBuilder(world.virtual_nodes)
         store = Store(world.max_bytes, now=clock.now_ms())
@@ -327,7 +334,9 @@ class World:
         max_skew_ms: int = 0,
         zones: int = 1,
         max_bytes: int = 1 << 30,
+        workers: int = 1,
     ) -> None:
+        """With several `workers` so many nodes are on one host, n1 and n2 on the first one."""
         self.max_bytes = max_bytes
         """What the entries of a node may occupy."""
         self.rng = Random(seed)
@@ -338,6 +347,7 @@ class World:
         """Whether a node was seen to have had too little memory."""
         self._max_skew_ms = max_skew_ms
         self._zones = zones
+        self._workers = workers
         self._addresses = 0
         self.nodes: dict[str, SimNode] = {}
         for number in range(1, count + 1):
@@ -349,8 +359,10 @@ class World:
         address = f"10.0.0.{self._addresses}:7700"
         seeds = tuple(node.address for node in self.nodes.values())
         skew_ms = self.rng.randint(-self._max_skew_ms, self._max_skew_ms)
-        zone = f"z{int(node_id.removeprefix('n')) % self._zones}" if self._zones > 1 else ""
-        node = self.nodes[node_id] = SimNode(self, node_id, address, zone, seeds, skew_ms)
+        place = -(-int(node_id.removeprefix("n")) // self._workers)
+        zone = f"z{place % self._zones}" if self._zones > 1 else ""
+        host = f"h{place}" if self._workers > 1 else ""
+        node = self.nodes[node_id] = SimNode(self, node_id, address, zone, host, seeds, skew_ms)
         return node
 
     def crash(self, node_id: str) -> None:
