@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any
 
@@ -42,13 +42,19 @@ def serve(**flags: str | None) -> None:
         fail(str(error))
 
 
-def run_node(settings: Settings, siblings: Sequence[str] = (), *, name: str = "") -> None:
-    """Runs the node until it is told to stop. Each line of its log begins with its `name`, if it is given.
+def run_node(
+    settings: Settings,
+    siblings: Sequence[str] = (),
+    *,
+    name: str = "",
+    on_start: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs the node until it is told to stop. Each line of its log has its `name`, if it is given.
 
     OSError when its address cannot be bound, NodeIdTaken when somebody else has its id.
     """
     _settle_logging(settings, name)
-    uvloop.run(serve_node(settings, siblings))
+    uvloop.run(serve_node(settings, siblings, on_start))
 
 
 def _settle_logging(settings: Settings, name: str) -> None:

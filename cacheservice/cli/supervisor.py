@@ -21,13 +21,14 @@ HOPELESS = os.EX_CONFIG
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 10.0
 _SETTLED_SECONDS = 10.0
-"""What has run for so long was started well; if it ends, that is for a new reason."""
+"""What has run for so long ends for a new reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
     """A process to be run. It is given `orders` on stdin, which is closed when the parent ends, however that
-    comes about: it is to end then, too."""
+    comes about: it is to end then, too. By a line on stdout, and no more, it says that it has started well.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -39,7 +40,7 @@ class Supervisor:
     """Runs the programs until `stop` is called or it is of no use.
 
     Who ends is started anew after a pause, which grows to ten seconds while it ends again and again. All are
-    stopped when one ends as HOPELESS, or fails before it has ever run for a while: what is wrong then is the
+    stopped when one ends as HOPELESS, or fails before it has ever started well: what is wrong then is the
     address, the settings or the installation.
     """
 
@@ -69,16 +70,16 @@ class Supervisor:
     async def _keep(self, program: Program) -> bool:
         """Whether the program ran until it was told to stop, and did so in order."""
         backoff = Backoff(self._first_pause_seconds, _LONGEST_PAUSE_SECONDS)
-        has_settled = False
+        has_started = False
         while True:
             began_at = asyncio.get_running_loop().time()
-            code = await self._run(program)
+            code, has_said_so = await self._run(program)
+            has_started |= has_said_so
             if self._stopped.is_set():
                 return code in (0, -signal.SIGTERM)
             if asyncio.get_running_loop().time() - began_at >= self._settled_seconds:
-                has_settled = True
                 backoff.reset()
-            if code == HOPELESS or (code > 0 and not has_settled):
+            if code == HOPELESS or (code > 0 and not has_started):
                 _log.error("%s ended %s; stopping", program.name, _ending(code))
                 self.stop()
                 return False
@@ -87,21 +88,23 @@ class Supervisor:
             if await self._is_told_to_stop_within(pause):
                 return True
 
-    async def _run(self, program: Program) -> int:
-        """The exit code; negative for a signal."""
+    async def _run(self, program: Program) -> tuple[int, bool]:
+        """The exit code, negative for a signal, and whether it had started well."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *program.command,
                 stdin=PIPE,
+                stdout=PIPE,
                 env=program.environment,
                 # Ctrl-C is for the parent, which passes it on.
                 process_group=0,
             )
         except OSError as error:
             _log.error("%s cannot be started: %s", program.name, error)
-            return 1
+            return 1, False
         _log.info("started %s, pid %d", program.name, process.pid)
         assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.write(program.orders)
         ended = asyncio.create_task(process.wait())
         told = asyncio.create_task(self._stopped.wait())
@@ -109,7 +112,7 @@ class Supervisor:
             await asyncio.wait((ended, told), return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
                 await self._end(process, program.name, ended)
-            return await ended
+            return await ended, bool(await process.stdout.read())
         finally:
             told.cancel()
 
@@ -133,4 +136,4 @@ class Supervisor:
 
 
 def _ending(code: int) -> str:
-    return f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+    return f"with code {code}" if code >= 0 else f"by signal {-code} ({signal.strsignal(-code)})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from threading import Thread
 
 from cacheservice.cli.serve import run_node
@@ -15,7 +16,7 @@ from cacheservice.cli.supervisor import HOPELESS
 from cacheservice.cli.workers import Orders
 from cacheservice.errors import NodeIdTaken
 
-_STDIN = 0
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 def main() -> None:
@@ -26,10 +27,17 @@ def main() -> None:
     Thread(target=_end_with_parent, daemon=True).start()
     name = orders.settings.node_id
     try:
-        run_node(orders.settings, orders.siblings, name=name)
+        run_node(orders.settings, orders.siblings, name=name, on_start=_tell_parent)
     except (OSError, NodeIdTaken) as error:
         print(f"error: {name}: {error}", file=sys.stderr)
         sys.exit(HOPELESS if isinstance(error, NodeIdTaken) else 1)
+
+
+def _tell_parent() -> None:
+    """Says that all is well, and no more: nobody would read it."""
+    with suppress(BrokenPipeError):
+        os.write(_STDOUT, b"\n")
+    os.dup2(_STDERR, _STDOUT)
 
 
 def _end_with_parent() -> None:

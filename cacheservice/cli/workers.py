@@ -51,15 +51,17 @@ async def run_workers(settings: Settings) -> int:
     """Runs the workers until SIGTERM or SIGINT; the exit code."""
     supervisor = Supervisor(programs(settings), settings.drain_seconds + _STOP_SLACK_SECONDS)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, supervisor.stop)
-    try:
-        return await supervisor.run()
-    finally:
+
+    def stop() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             # Who asks again, even while the process is on its way out, must not turn a clean end into a kill.
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
+        supervisor.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    return await supervisor.run()
 
 
 def _settings_of(settings: Settings, number: int) -> Settings:

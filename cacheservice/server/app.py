@@ -7,7 +7,7 @@ import logging
 import random
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -296,8 +296,10 @@ class NodeServer:
             await self._health.set(service, _SERVING if is_serving else _NOT_SERVING)
 
 
-async def serve(settings: Settings, siblings: Sequence[str] = ()) -> None:
-    """Runs one node until SIGTERM or SIGINT."""
+async def serve(
+    settings: Settings, siblings: Sequence[str] = (), on_start: Callable[[], None] = lambda: None
+) -> None:
+    """Runs one node until SIGTERM or SIGINT; `on_start` is called once its address is bound."""
     settle_allocator()
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -305,6 +307,7 @@ async def serve(settings: Settings, siblings: Sequence[str] = ()) -> None:
         loop.add_signal_handler(number, stopped.set)
     server = NodeServer(settings, siblings)
     address = await server.start()
+    on_start()
     server.own_process()
     told_to_stop = asyncio.create_task(stopped.wait())
     joining = asyncio.create_task(server.join())

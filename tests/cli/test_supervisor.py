@@ -30,8 +30,10 @@ class Runs:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def noting(self, rest: str) -> str:
-        return f"import os, sys\nopen({str(self.path)!r}, 'a').write(f'{{os.getpid()}}\\n')\n{rest}"
+    def noting(self, rest: str, says: str = "print(flush=True)") -> str:
+        """A program that notes its run, says that it has started well, and does the rest."""
+        note = f"open({str(self.path)!r}, 'a').write(f'{{os.getpid()}}\\n')"
+        return f"import os, sys\n{says}\n{note}\n{rest}"
 
     @property
     def pids(self) -> list[int]:
@@ -132,8 +134,9 @@ async def test_pauses_grow_unless_it_has_run_for_a_while(
 
 async def test_one_that_fails_at_its_first_start_ends_all(start: Start, runs: Runs, tmp_path: Path) -> None:
     other = Runs(tmp_path / "other")
-    failing = program(runs.noting(f"while not os.path.exists({str(other.path)!r}): pass\nsys.exit(3)"))
-    task = start(supervisor_of(failing, program(other.noting(OBEDIENT)), settled=SECONDS))
+    fails = f"while not os.path.exists({str(other.path)!r}): pass\nsys.exit(3)"
+    failing = program(runs.noting(fails, says=""))
+    task = start(supervisor_of(failing, program(other.noting(OBEDIENT))))
     assert await ended(task) == 1
     assert (len(runs.pids), len(other.pids)) == (1, 1)
     with pytest.raises(ProcessLookupError):
@@ -151,7 +154,7 @@ async def test_one_that_is_hopeless_ends_all_at_any_time(start: Start, runs: Run
 
 async def test_what_cannot_be_started_ends_all(start: Start) -> None:
     missing = Program("p", ("/no/such/program",), {})
-    assert await ended(start(supervisor_of(missing, program(OBEDIENT), settled=SECONDS))) == 1
+    assert await ended(start(supervisor_of(missing, program(OBEDIENT)))) == 1
 
 
 async def test_one_that_does_not_stop_is_killed(start: Start, runs: Runs) -> None:
