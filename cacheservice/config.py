@@ -176,8 +176,8 @@ class Settings(LoadSettings, BaseSettings):
     Empty for nothing; workers have their common node_id then."""
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     """Processes to serve with, each a member of its own. With more than one their ids are node_id with -w0,
-    -w1 and so on, their ports those of listen and advertise and the ones that follow, and each has its part
-    of max_memory; all other settings are those of each."""
+    -w1 and so on, their ports those of listen, advertise and health_listen and the ones that follow, and
+    each has its part of max_memory; all other settings are those of each."""
     weight: Annotated[int, Field(ge=1, le=100)] = 1
     """The node's share of the keys, relative to the others."""
     max_memory: Annotated[ByteSize, Field(ge=LEAST_MEMORY)] = ByteSize(256 * MiB)
@@ -279,7 +279,8 @@ def _check_workers(settings: Settings) -> None:
         raise ValueError(f"node_id must be at most {longest} characters with {settings.workers} workers")
     if settings.max_memory < settings.workers * LEAST_MEMORY:
         raise ValueError(f"max_memory must be at least 1 MiB for each of {settings.workers} workers")
-    for name, address in (("listen", settings.listen), ("advertise", settings.advertise)):
+    for name in ("listen", "advertise", "health_listen"):
+        address = getattr(settings, name)
         if address is None:
             continue
         _, port = split_address(address)

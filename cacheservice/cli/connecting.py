@@ -42,7 +42,12 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
 
 def open_client(targets: Sequence[str], *, timeout: float = 1.0) -> Client:
     """A client of the nodes at the targets, with the TLS that the command's flags ask for."""
-    return Client(targets, timeout=timeout, tls=_tls.get())
+    return Client(targets, timeout=timeout, tls=chosen_tls())
+
+
+def chosen_tls() -> Tls | None:
+    """The TLS that the command's flags ask for."""
+    return _tls.get()
 
 
 def _checked(given: dict[str, str | None]) -> Tls | None:

@@ -70,6 +70,7 @@ def _settings_of(settings: Settings, number: int) -> Settings:
             "node_id": f"{settings.node_id}-w{number}",
             "listen": _following(settings.listen, number),
             "advertise": settings.advertise and _following(settings.advertise, number),
+            "health_listen": settings.health_listen and _following(settings.health_listen, number),
             "host": settings.host or settings.node_id,
             "max_memory": ByteSize(settings.max_memory // settings.workers),
             "workers": 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cacheservice.client import Tls
 from cacheservice.loadgen.trace import Trace
 
 GET, SET, DELETE = "get", "set", "delete"
@@ -41,6 +42,7 @@ class Plan:
     prefix: str = "bench:"
     routing: Literal["direct", "proxy"] = "direct"
     timeout: float = 1.0
+    tls: Tls | None = None
 
 
 @dataclass(frozen=True, slots=True)

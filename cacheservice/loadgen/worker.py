@@ -71,7 +71,10 @@ class _Worker:
         clock = SystemClock()
         try:
             async with Client(
-                self._plan.targets, routing=self._plan.routing, timeout=self._plan.timeout
+                self._plan.targets,
+                routing=self._plan.routing,
+                timeout=self._plan.timeout,
+                tls=self._plan.tls,
             ) as client:
                 performer = Performer(
                     client, clock, _most_bytes(self._share), get_or_load=self._plan.get_or_load

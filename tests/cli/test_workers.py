@@ -16,6 +16,7 @@ def test_workers_follow_each_other() -> None:
         node_id="n1",
         listen="0.0.0.0:7700",
         advertise="[::1]:17700",
+        health_listen="0.0.0.0:7800",
         workers=3,
         max_memory=100 * MiB,
         zone="z",
@@ -23,6 +24,7 @@ def test_workers_follow_each_other() -> None:
     workers = settings_of_workers(settings)
     assert [worker.node_id for worker in workers] == ["n1-w0", "n1-w1", "n1-w2"]
     assert [worker.listen for worker in workers] == ["0.0.0.0:7700", "0.0.0.0:7701", "0.0.0.0:7702"]
+    assert [worker.health_listen for worker in workers] == [f"0.0.0.0:{port}" for port in (7800, 7801, 7802)]
     assert [worker.advertise for worker in workers] == ["[::1]:17700", "[::1]:17701", "[::1]:17702"]
     assert {worker.max_memory for worker in workers} == {100 * MiB // 3}
     assert {(worker.host, worker.zone, worker.workers) for worker in workers} == {("n1", "z", 1)}
@@ -59,6 +61,7 @@ def test_they_are_told_everything_and_read_nothing_themselves(
         ("listen", "127.0.0.1:0", "the port of listen must be from 1 to 65534"),
         ("listen", "127.0.0.1:65535", "the port of listen must be from 1 to 65534"),
         ("advertise", "h:65535", "the port of advertise must be from 1 to 65534"),
+        ("health_listen", "h:65535", "the port of health_listen must be from 1 to 65534"),
         ("max_memory", 2 * MiB - 1, "at least 1 MiB for each of 2 workers"),
         ("node_id", "n" * 251, "at most 250 characters with 2 workers"),
     ],

@@ -97,7 +97,8 @@ def test_commands_take_the_files_as_flags_and_as_variables(
     assert cli("get", "cli:k").stdout == "value"
     members = json.loads(cli("members", "--json").stdout)["members"]
     assert [member["state"] for member in members] == ["alive"] * 3
-    for command in (["ring"], ["stats"], ["hotkeys"], ["scan", "cli:"], ["touch", "cli:k", "60"]):
+    load = ["bench", "--seconds", "0.2", "--keys", "10"]
+    for command in (["ring"], ["stats"], ["hotkeys"], ["scan", "cli:"], ["touch", "cli:k", "60"], load):
         done = cli(*command)
         assert (done.exit_code, done.stderr) == (0, ""), command
 
