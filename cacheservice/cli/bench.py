@@ -15,8 +15,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from cacheservice.cli.bench_output import description_of, figures_of, print_report, warnings_of
-from cacheservice.cli.members import topology_of
 from cacheservice.cli.connecting import chosen_tls
+from cacheservice.cli.members import topology_of
 from cacheservice.cli.output import DEFAULT_TARGET, Json, Target, fail, print_json, run, split_targets
 from cacheservice.cli.trace import read_trace
 from cacheservice.client.client import MAX_TIMEOUT_SECONDS

@@ -97,8 +97,9 @@ def test_commands_take_the_files_as_flags_and_as_variables(
     assert cli("get", "cli:k").stdout == "value"
     members = json.loads(cli("members", "--json").stdout)["members"]
     assert [member["state"] for member in members] == ["alive"] * 3
-    load = ["bench", "--seconds", "0.2", "--keys", "10"]
-    for command in (["ring"], ["stats"], ["hotkeys"], ["scan", "cli:"], ["touch", "cli:k", "60"], load):
+    done = cli("bench", "--seconds", "0.2", "--keys", "10")
+    assert done.exit_code == 0, done.stderr
+    for command in (["ring"], ["stats"], ["hotkeys"], ["scan", "cli:"], ["touch", "cli:k", "60"]):
         done = cli(*command)
         assert (done.exit_code, done.stderr) == (0, ""), command
 
