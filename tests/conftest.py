@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Who starts the tests in a shell's background has them, and the processes that they start, ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: the machine's speed is no property of the code. A failure prints what replays it.
 settings.register_profile("cacheservice", deadline=None, print_blob=True)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from cacheservice.cli.main import app
 from cacheservice.client import SyncClient
-from tests.integration.processes import ClusterProcesses
+from tests.integration.processes import DEADLINE_SECONDS, ClusterProcesses
 
 
 @pytest.fixture
@@ -34,7 +34,10 @@ def lines_of(target: str, *arguments: str) -> Iterator[str]:
             yield from process.stdout
         finally:
             process.send_signal(signal.SIGINT)
-            assert process.wait() == 0
+            try:
+                assert process.wait(DEADLINE_SECONDS) == 0
+            finally:
+                process.kill()
 
 
 def test_watch_prints_what_happens_on_all_nodes(cluster: ClusterProcesses) -> None:
