@@ -1,18 +1,19 @@
-"""Batches as columns: a batch of keys that are all this node's own is done at once, without an object for
-each; others go the way of single operations.
+"""Batches as columns, without an object for each key: this node does at once what is its own, and has other
+owners do the rest; where that does not go smoothly, single operations go on.
 
-Each method does the former before it returns, so that of two batches the later one finds what the earlier
-one wrote. It returns the result, or, when that needs other nodes, what to call and await for it.
+Each method does what is all this node's own before it returns, so that of two batches the later one finds
+what the earlier one wrote. It returns the result, or, when that needs other nodes, what to call and await for
+it.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from itertools import repeat
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
-from cacheservice.node.columns import Errors, Reads, Removals, Writes
+from cacheservice.node.columns import Errors, Reads, Removals, Row, Writes, rows_of
 from cacheservice.node.node import Node
 from cacheservice.node.operations import Change, Delete, Get, Operation, Set
 
@@ -37,12 +38,22 @@ class Batches:
         wait_ms: int = 0,
     ) -> Soon[Reads]:
         """With `lease` the callers would load what is missing, and would wait for others who do."""
-        if self._node.owns(keys) and not (lease and (wait_ms or self._node.owner.refusal())):
-            return self._node.shard.get_many(keys, values_only=values_only, lease=lease)
+        if not (lease and (wait_ms or self._node.owner.refusal())):
+            reads = self.get_own(keys, values_only=values_only, lease=lease)
+            if reads is not None:
+                return reads
         if nearest and not lease and self._node.may_read(keys):
             return self._get_here(keys, values_only)
+        if not (nearest or lease):
+            return partial(self._get_there, keys, timeout_ms, values_only)
         operations = [Get(key, nearest=nearest, lease=lease) for key in keys]
         return partial(self._get, operations, timeout_ms, values_only, wait_ms)
+
+    def get_own(self, keys: Sequence[str], *, values_only: bool = False, lease: bool = False) -> Reads | None:
+        """As `get`; None unless all the keys are this node's own, and nobody else knows more of them."""
+        if not self._node.owns(keys):
+            return None
+        return self._node.shard.get_many(keys, values_only=values_only, lease=lease)
 
     def set(
         self,
@@ -53,9 +64,13 @@ class Batches:
         timeout_ms: int,
     ) -> Soon[Writes]:
         """`ttl_ms` and `stale_ms` are as long as the keys, or have one element for all, or none for 0."""
-        rows = list(zip(keys, values, _column(ttl_ms), _column(stale_ms), strict=False))
-        if not (self._node.owns(keys) and self._node.owner.refusal() is None):
-            return partial(self._set, [Set(*row) for row in rows], timeout_ms)
+        rows = rows_of(keys, values, ttl_ms, stale_ms)
+        return self.set_own(rows, timeout_ms) or partial(self._set_there, rows, timeout_ms)
+
+    def set_own(self, rows: Sequence[Row], timeout_ms: int) -> Soon[Writes] | None:
+        """As `set`; None unless all the keys are this node's own, and it may write."""
+        if not (self._node.owns([row[0] for row in rows]) and self._node.owner.refusal() is None):
+            return None
         has_replicas = self._node.owner.has_replicas
         versions, errors, changes = self._node.shard.set_many(rows, with_changes=has_replicas)
         if has_replicas:
@@ -100,12 +115,63 @@ class Batches:
         answers = await self._node.await_fills(operations, answers, wait_ms, timeout_ms)
         return Reads.of(answers, values_only=values_only)
 
+    async def _get_there(self, keys: Sequence[str], timeout_ms: int, values_only: bool) -> Reads:
+        deadline = self._node.forwards.now_ms() + timeout_ms
+        reads = Reads.none(len(keys), values_only=values_only)
+
+        async def ask(owner: str, rows: list[int]) -> list[int]:
+            some = [keys[row] for row in rows]
+            if owner == self._node.node_id:
+                part = self.get_own(some, values_only=values_only)
+            else:
+                part = await self._node.forwards.read(owner, some, timeout_ms, values_only=values_only)
+            if part is None:
+                return rows
+            left = [rows[position] for position in part.errors]
+            part.errors = {}
+            reads.put(rows, part)
+            return left
+
+        left = await self._spread(keys, ask)
+        if left:
+            left_ms = max(1, deadline - self._node.forwards.now_ms())
+            reads.put(left, await self._get([Get(keys[row]) for row in left], left_ms, values_only, 0))
+        return reads
+
+    async def _set_there(self, rows: Sequence[Row], timeout_ms: int) -> Writes:
+        deadline = self._node.forwards.now_ms() + timeout_ms
+        writes = Writes.none(len(rows))
+
+        async def ask(owner: str, positions: list[int]) -> list[int]:
+            some = [rows[position] for position in positions]
+            if owner == self._node.node_id:
+                soon = self.set_own(some, timeout_ms)
+                part = await soon() if callable(soon) else soon
+            else:
+                part = await self._node.forwards.write(owner, some, timeout_ms)
+            if part is None:
+                return positions
+            writes.put(positions, part)
+            return []
+
+        left = await self._spread([row[0] for row in rows], ask)
+        if left:
+            left_ms = max(1, deadline - self._node.forwards.now_ms())
+            writes.put(left, await self._set([Set(*rows[position]) for position in left], left_ms))
+        return writes
+
+    async def _spread(
+        self, keys: Sequence[str], ask: Callable[[str, list[int]], Awaitable[list[int]]]
+    ) -> list[int]:
+        """Asks each owner for its keys, by their positions; those positions that are left to do."""
+        by_owner = self._node.forwards.by_owner(keys)
+        if not by_owner:
+            return list(range(len(keys)))
+        left = await asyncio.gather(*(ask(owner, rows) for owner, rows in by_owner.items()))
+        return sorted(row for rows in left for row in rows)
+
     async def _set(self, operations: Sequence[Operation], timeout_ms: int) -> Writes:
         return Writes.of(await self._node.execute(operations, timeout_ms=timeout_ms))
 
     async def _delete(self, operations: Sequence[Operation], timeout_ms: int) -> Removals:
         return Removals.of(await self._node.execute(operations, timeout_ms=timeout_ms))
-
-
-def _column(values: Sequence[int]) -> Any:
-    return values if len(values) > 1 else repeat(values[0] if values else 0)

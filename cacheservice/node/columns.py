@@ -5,8 +5,9 @@ Where `errors` has one, by position from 0, the other columns have their zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import TypeVar
 
 from cacheservice.errors import CacheServiceError
@@ -15,6 +16,15 @@ from cacheservice.node.operations import Answer, DeleteResult, GetResult, SetRes
 
 Errors = dict[int, CacheServiceError]
 Cell = TypeVar("Cell")
+Row = tuple[str, bytes, int, int]
+"""Key, value, time to live and stale window of a plain write."""
+
+
+def rows_of(
+    keys: Sequence[str], values: Sequence[bytes], ttl_ms: Sequence[int], stale_ms: Sequence[int]
+) -> list[Row]:
+    """`ttl_ms` and `stale_ms` are as long as the keys, or have one element for all, or none for 0."""
+    return list(zip(keys, values, _for_all(ttl_ms), _for_all(stale_ms), strict=False))
 
 
 @dataclass(slots=True)
@@ -37,6 +47,29 @@ class Reads:
     """Positions from 0 of the keys that are hot."""
     hot_ms: int = 0
     """Of all of them; see GetResult."""
+
+    @classmethod
+    def none(cls, size: int, *, values_only: bool) -> Reads:
+        """For so many keys, whose places are still empty."""
+        times = (None, None) if values_only else ([0] * size, [0] * size)
+        return cls([0] * size, [b""] * size, *times)
+
+    def put(self, rows: Sequence[int], part: Reads) -> None:
+        """Gives those keys what the part has, which is of the same kind, in their order."""
+        _put(self.outcomes, rows, part.outcomes)
+        _put(self.values, rows, part.values)
+        if self.versions is not None and part.versions is not None:
+            _put(self.versions, rows, part.versions)
+        if self.ttl_ms is not None and part.ttl_ms is not None:
+            _put(self.ttl_ms, rows, part.ttl_ms)
+        if part.from_replica is not None:
+            self.from_replica = self.from_replica or [False] * len(self.outcomes)
+            _put(self.from_replica, rows, part.from_replica)
+        self.errors.update((rows[row], error) for row, error in part.errors.items())
+        self.leases.update((rows[row], lease) for row, lease in part.leases.items())
+        self.load_failures.update((rows[row], failure) for row, failure in part.load_failures.items())
+        self.hot += tuple(rows[row] for row in part.hot)
+        self.hot_ms = max(self.hot_ms, part.hot_ms)
 
     @classmethod
     def of(cls, answers: Sequence[Answer], *, values_only: bool = False) -> Reads:
@@ -81,6 +114,17 @@ class Writes:
     errors: Errors = field(default_factory=dict)
 
     @classmethod
+    def none(cls, size: int) -> Writes:
+        """For so many keys, whose places are still empty."""
+        return cls([0] * size, [0] * size)
+
+    def put(self, rows: Sequence[int], part: Writes) -> None:
+        """Gives those keys what the part has, in their order."""
+        _put(self.versions, rows, part.versions)
+        _put(self.replicas, rows, part.replicas)
+        self.errors.update((rows[row], error) for row, error in part.errors.items())
+
+    @classmethod
     def of(cls, answers: Sequence[Answer]) -> Writes:
         done = [answer if isinstance(answer, SetResult) else None for answer in answers]
         return cls(
@@ -123,6 +167,15 @@ class Removals:
             _spread(self.versions, refused, 0),
             _spread_errors(self.errors, len(self.outcomes), refused),
         )
+
+
+def _put(column: list[Cell], rows: Sequence[int], cells: Sequence[Cell]) -> None:
+    for row, cell in zip(rows, cells, strict=True):
+        column[row] = cell
+
+
+def _for_all(durations: Sequence[int]) -> Iterable[int]:
+    return durations if len(durations) > 1 else repeat(durations[0] if durations else 0)
 
 
 def _errors(answers: Sequence[Answer]) -> Errors:

@@ -23,6 +23,7 @@ from cacheservice.errors import (
 from cacheservice.node.courier import Courier
 from cacheservice.node.events import Events
 from cacheservice.node.fill_waits import FillWaits
+from cacheservice.node.forwards import Forwards
 from cacheservice.node.handoff import Handoff
 from cacheservice.node.invalidations import Invalidations
 from cacheservice.node.operations import Answer, Change, Get, GetResult, Operation, may_repeat
@@ -30,6 +31,7 @@ from cacheservice.node.owner import NOWHERE, Call, Owner, OwnerConfig
 from cacheservice.node.peers import Peers
 from cacheservice.node.settling import Settling
 from cacheservice.node.shard import Shard
+from cacheservice.node.stats import NodeStats
 from cacheservice.node.sweeps import Sweeps
 from cacheservice.node.transport import PeerUnreachable, Transport
 from cacheservice.node.view import View
@@ -58,14 +60,6 @@ class NodeConfig(OwnerConfig):
     """Callers that may wait at a time for values that others are loading."""
 
 
-@dataclass(slots=True)
-class NodeStats:
-    """Counters since the node was made."""
-
-    forwarded: int = 0
-    failovers: int = 0
-
-
 class Node:
     """Routes operations by its current view; `set_view` replaces that whenever gossip has news."""
 
@@ -82,10 +76,11 @@ class Node:
         self.shard = shard
         self.stats = NodeStats()
         self._config = config
-        self._node_id = config.node_id
+        self.node_id = config.node_id
         self._clock = clock
         self._transport = transport
         self._peers = Peers(config.node_id, view, config.shun_ms, clock, on_peer_failed)
+        self.forwards = Forwards(self._peers, transport, clock, config.forward_timeout_ms, self.stats)
         self._neighbours = _neighbours(config.node_id, view.ring)
         self._settling = Settling(config.node_id, config.replication_factor, view)
         self._on_settled = on_settled
@@ -133,7 +128,7 @@ class Node:
     def answers_for(self, key: str, unreachable: Collection[str]) -> bool:
         """Whether this node is the first owner of the key that is not `unreachable`."""
         owners = self.ring.owners(key, self._config.replication_factor)
-        return next((owner for owner in owners if owner not in unreachable), None) == self._node_id
+        return next((owner for owner in owners if owner not in unreachable), None) == self.node_id
 
     async def keep_others_up(self) -> None:
         """Tells others what they missed, for ever."""
@@ -161,9 +156,9 @@ class Node:
         """Whether this node owns all the keys, and need not ask anybody what they hold."""
         ring = self._peers.view.ring
         if len(ring.members) < 2:
-            is_owner = [member.node_id for member in ring.members] == [self._node_id]
+            is_owner = [member.node_id for member in ring.members] == [self.node_id]
         else:
-            alone = (self._node_id,)
+            alone = (self.node_id,)
             is_owner = all(ring.owners(key, 1) == alone for key in keys)
         return is_owner and self.owner.is_sure_of(keys)
 
@@ -173,12 +168,12 @@ class Node:
         ring = self._peers.view.ring
         for key in keys:
             owners = ring.owners(key, self._config.replication_factor)
-            if self._node_id not in owners or not (owners[0] == self._node_id or self.shard.holds(key)):
+            if self.node_id not in owners or not (owners[0] == self.node_id or self.shard.holds(key)):
                 return False
         return self.owner.is_sure_of(keys)
 
     def is_first_owner(self, key: str) -> bool:
-        return self._peers.view.ring.owners(key, 1) == (self._node_id,)
+        return self._peers.view.ring.owners(key, 1) == (self.node_id,)
 
     async def replicate(self, changes: Sequence[Change], timeout_ms: int) -> list[tuple[int, int]]:
         """Has changes copied that were made here; of each its version in the end, and how many replicas
@@ -190,7 +185,7 @@ class Node:
         self._peers.set_view(view)
         # Who comes back is brought level by the handoff.
         self.owner.replicator.hints.retain({*view.stays, *(member.node_id for member in view.ring.members)})
-        self._neighbours = _neighbours(self._node_id, view.ring)
+        self._neighbours = _neighbours(self.node_id, view.ring)
         self._settling.view_changed(view)
         self.handoff.view_changed(view)
         self._see_whether_settled()
@@ -288,11 +283,11 @@ class Node:
             results = [_no_owner(operation, unreachable) for operation in group]
         elif self._clock.now_ms() >= call.deadline:
             results = [DeadlineExceeded("the owner did not answer in time")] * len(group)
-        elif node_id == self._node_id:
+        elif node_id == self.node_id:
             done = await self.owner.execute(call, group, unreachable)
             results = list(map(self._with_origin, group, done))
         elif not call.hops_left:
-            results = [_wrong_owner(self._node_id, operation) for operation in group]
+            results = [_wrong_owner(self.node_id, operation) for operation in group]
         else:
             results = await self._execute_there(call, node_id, group, unreachable)
             failed = node_id if None in results else None
@@ -345,15 +340,15 @@ class Node:
         It is this node, if that is an owner, when the request may not be passed on again.
         """
         owners = self._peers.view.ring.owners(operation.key, self._config.replication_factor)
-        if self._node_id in owners and (owners[0] == self._node_id or not call.hops_left):
-            return self._node_id
+        if self.node_id in owners and (owners[0] == self.node_id or not call.hops_left):
+            return self.node_id
         if isinstance(operation, Get) and operation.nearest and not operation.lease:
             nearest = self._nearest(call, operation, owners, unreachable)
             if nearest is not None:
                 return nearest
         candidates = [node_id for node_id in owners if node_id not in unreachable]
         for node_id in candidates:
-            if node_id == self._node_id or not self._peers.is_avoided(node_id):
+            if node_id == self.node_id or not self._peers.is_avoided(node_id):
                 return node_id
         return candidates[0] if candidates else None
 
@@ -362,9 +357,9 @@ class Node:
     ) -> str | None:
         """This node, if it is an owner and has the entry; or if it is none, an owner in its zone, as long as
         that could still pass the read on."""
-        if self._node_id in owners:
+        if self.node_id in owners:
             has_entry = self.shard.holds(read.key, read.known_version) and self.owner.is_sure_of((read.key,))
-            return self._node_id if has_entry else None
+            return self.node_id if has_entry else None
         if call.hops_left < MAX_HOPS:
             return None
         near = (owner for owner in owners if owner in self._neighbours and owner not in unreachable)

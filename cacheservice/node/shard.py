@@ -11,7 +11,7 @@ from cachetools import TTLCache
 
 from cacheservice.clock import Clock, HybridLogicalClock
 from cacheservice.errors import CounterOverflow, NotACounter, ResourceExhausted, shown
-from cacheservice.node.columns import Errors, Reads
+from cacheservice.node.columns import Errors, Reads, Row
 from cacheservice.node.fences import Fence, Fences
 from cacheservice.node.hot_keys import HOT_MS, HotKeys
 from cacheservice.node.leases import EARLIEST_LOADS, Failure, Lease, Leases, version_in
@@ -60,9 +60,6 @@ TOMBSTONE_MS = 600_000
 MAX_TOMBSTONE_BYTES = 16 << 20
 TOMBSTONE_BYTES = 200
 """What a tombstone takes beside its key."""
-
-Row = tuple[str, bytes, int, int]
-"""Key, value, time to live and stale window of a plain write."""
 
 _COUNTER = re.compile(rb"-?[0-9]{1,19}")
 _NOTHING = (0, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from cacheservice.node.columns import Reads, Row, Writes
 from cacheservice.node.fences import Fence
 from cacheservice.node.operations import Answer, Change, Operation
 
@@ -31,6 +32,20 @@ class Transport(Protocol):
         timeout_ms: int,
     ) -> list[Answer]:
         """Has the operations done by the node; answers in their order."""
+        ...
+
+    async def read(
+        self, node_id: str, keys: Sequence[str], *, values_only: bool, timeout_ms: int
+    ) -> Reads | None:
+        """What the node finds of keys that are all its own; None when it is not sure that they are.
+
+        Where its answer had no room for a value there is an error.
+        """
+        ...
+
+    async def write(self, node_id: str, rows: Sequence[Row], *, timeout_ms: int) -> Writes | None:
+        """Has the node write keys that are all its own; None when it is not sure that they are, and has
+        written none."""
         ...
 
     async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:

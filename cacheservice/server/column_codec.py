@@ -13,9 +13,12 @@ from cacheservice.node.columns import Errors, Reads, Removals, Writes
 from cacheservice.server import decode, encode
 from cacheservice.server.decode import Bounds
 from cacheservice.v1 import cache_pb2 as pb
-from cacheservice.wire import to_status
+from cacheservice.v1.peer_pb2 import PeerServiceExchangeResponse
+from cacheservice.wire import from_status, to_status
 
 Cell = TypeVar("Cell")
+ReadRow = tuple[int, bytes, int, int, int, CacheServiceError | None]
+WrittenRow = tuple[int, int, CacheServiceError | None]
 
 _MAX_TTL_MS = round(MAX_TTL_SECONDS * 1_000)
 _MAX_PLAIN_LENGTH = MAX_KEY_BYTES // 4
@@ -115,6 +118,51 @@ def writes(result: Writes) -> pb.ExchangeResponse:
 def removals(result: Removals) -> pb.ExchangeResponse:
     columns = pb.DeleteResultColumns(outcomes=result.outcomes, versions=result.versions)  # type: ignore[arg-type]
     return pb.ExchangeResponse(delete=columns, errors=_errors(result.errors))
+
+
+def read_rows(response: PeerServiceExchangeResponse) -> list[ReadRow]:
+    """Outcome, value, version, time to live, for how long it is hot, and the error of each key, of the answer
+    to a peer's read; empty when it was refused."""
+    columns = response.owned.get
+    size = len(columns.outcomes)
+    errors: list[CacheServiceError | None] = [None] * size
+    for error in response.owned.errors:
+        errors[error.index] = from_status(error.status)
+    hot_ms = [0] * size
+    for row in columns.hot:
+        hot_ms[row] = columns.hot_ms
+    versions, ttl_ms = columns.versions or [0] * size, columns.ttl_ms or [0] * size
+    return list(zip(columns.outcomes, columns.values, versions, ttl_ms, hot_ms, errors, strict=True))
+
+
+def reads_of(rows: Sequence[ReadRow], *, values_only: bool) -> Reads:
+    outcomes, values, versions, ttl_ms, hot_ms, errors = map(list, zip(*rows, strict=True))
+    reads = Reads(outcomes, values, errors=_by_row(errors))
+    if not values_only:
+        reads.versions, reads.ttl_ms = versions, ttl_ms
+    if any(hot_ms):
+        reads.hot = tuple(row for row, for_ms in enumerate(hot_ms) if for_ms)
+        reads.hot_ms = max(hot_ms)
+    return reads
+
+
+def written_rows(response: PeerServiceExchangeResponse) -> list[WrittenRow]:
+    """Version, replicas, and the error of each key, of the answer to a peer's write; empty when it was
+    refused."""
+    columns = response.owned.set
+    errors: list[CacheServiceError | None] = [None] * len(columns.versions)
+    for error in response.owned.errors:
+        errors[error.index] = from_status(error.status)
+    return list(zip(columns.versions, columns.replicas, errors, strict=True))
+
+
+def writes_of(rows: Sequence[WrittenRow]) -> Writes:
+    versions, replicas, errors = map(list, zip(*rows, strict=True))
+    return Writes(versions, replicas, _by_row(errors))
+
+
+def _by_row(errors: Iterable[CacheServiceError | None]) -> Errors:
+    return {row: error for row, error in enumerate(errors) if error is not None}
 
 
 def _are_plain(keys: list[str]) -> bool:

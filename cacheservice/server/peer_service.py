@@ -16,14 +16,16 @@ from cacheservice.errors import (
     InvalidArgument,
     NodeIdMismatch,
 )
+from cacheservice.node.batches import Batches
 from cacheservice.node.node import MAX_HOPS, Node
 from cacheservice.node.operations import Change
 from cacheservice.server import copies, decode, encode, peer_codec
 from cacheservice.server.cluster_scan import ClusterScan
 from cacheservice.server.gossip import Gossip
 from cacheservice.server.guard import Admission, Context, guarded
+from cacheservice.server.owned import OwnedBatches
 from cacheservice.server.streams import Begun, Streams
-from cacheservice.v1 import peer_pb2
+from cacheservice.v1 import cache_pb2, peer_pb2
 from cacheservice.v1.peer_pb2_grpc import PeerServiceServicer
 from cacheservice.wire import to_status
 
@@ -47,6 +49,7 @@ class PeerServicer(PeerServiceServicer):
         cluster_scan: ClusterScan,
     ) -> None:
         self._cluster_scan = cluster_scan
+        self._owned = OwnedBatches(Batches(node), settings)
         self._node = node
         self._gossip = gossip
         self._clock = clock
@@ -75,6 +78,11 @@ class PeerServicer(PeerServiceServicer):
             return partial(self._answer_later, request, slow)
         try:
             match kind:
+                case "owned":
+                    owned = self._begin_owned(request)
+                    if callable(owned):
+                        return partial(self._answer_later, request, owned)
+                    response = owned
                 case "replicate":
                     response = _Answer(replicate=self._replicate(request.replicate))
                 case "fetch":
@@ -109,6 +117,20 @@ class PeerServicer(PeerServiceServicer):
         except Exception:
             response = _defect()
         return self._addressed(request, response)
+
+    def _begin_owned(
+        self, request: peer_pb2.PeerServiceExchangeRequest
+    ) -> _Answer | Callable[[object], Awaitable[_Answer]]:
+        self._check(request.owned.header)
+        self._admission.check_open()
+        done = self._owned.begin(request.owned.batch, request.timeout_ms or self._default_timeout_ms)
+        if isinstance(done, cache_pb2.ExchangeResponse):
+            return _Answer(owned=done)
+
+        async def answer(_: object) -> _Answer:
+            return _Answer(owned=await done())
+
+        return answer
 
     async def _forward(self, request: peer_pb2.PeerServiceExchangeRequest) -> _Answer:
         timeout_ms = request.timeout_ms or self._default_timeout_ms

@@ -16,10 +16,11 @@ from cacheservice.errors import (
     NotReady,
     Unavailable,
 )
+from cacheservice.node.columns import Reads, Row, Writes
 from cacheservice.node.fences import Fence
 from cacheservice.node.operations import Answer, Change, Operation
 from cacheservice.node.transport import PeerUnreachable
-from cacheservice.server import copies, peer_codec
+from cacheservice.server import column_codec, copies, peer_codec
 from cacheservice.server.channels import PeerChannels
 from cacheservice.server.decode import Bounds
 from cacheservice.server.peer_stream import Question, StreamEnded
@@ -92,6 +93,39 @@ class GrpcTransport:
         except CacheServiceError as error:
             return [error] * len(operations)
         return answers
+
+    async def read(
+        self, node_id: str, keys: Sequence[str], *, values_only: bool, timeout_ms: int
+    ) -> Reads | None:
+        def to_request(rows: list[str]) -> peer_pb2.PeerServiceExchangeRequest:
+            columns = cache_pb2.GetColumns(keys=rows, values_only=values_only)
+            return self._owned(node_id, cache_pb2.ExchangeRequest(get=columns))
+
+        kind = f"read {values_only}"
+        question = Question(kind, list(keys), 0, timeout_ms, to_request, column_codec.read_rows)
+        try:
+            rows = await self._ask(node_id, FORWARDS, question)
+        except CacheServiceError:
+            return None
+        return column_codec.reads_of(rows, values_only=values_only) if rows else None
+
+    async def write(self, node_id: str, rows: Sequence[Row], *, timeout_ms: int) -> Writes | None:
+        def to_request(rows: list[Row]) -> peer_pb2.PeerServiceExchangeRequest:
+            keys, values, ttl_ms, stale_ms = zip(*rows, strict=True)
+            columns = cache_pb2.SetColumns(keys=keys, values=values, ttl_ms=ttl_ms, stale_ms=stale_ms)
+            return self._owned(node_id, cache_pb2.ExchangeRequest(set=columns))
+
+        size = sum(len(row[1]) for row in rows)
+        question = Question("write", list(rows), size, timeout_ms, to_request, column_codec.written_rows)
+        try:
+            written = await self._ask(node_id, FORWARDS, question)
+        except CacheServiceError:
+            return None
+        return column_codec.writes_of(written) if written else None
+
+    def _owned(self, node_id: str, batch: cache_pb2.ExchangeRequest) -> peer_pb2.PeerServiceExchangeRequest:
+        request = peer_pb2.OwnedRequest(header=self._header(node_id), batch=batch)
+        return peer_pb2.PeerServiceExchangeRequest(owned=request)
 
     async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
         def to_request(rows: list[Change]) -> peer_pb2.PeerServiceExchangeRequest:

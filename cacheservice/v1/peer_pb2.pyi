@@ -39,6 +39,7 @@ class PeerServiceExchangeRequest(_message.Message):
     INVALIDATE_FIELD_NUMBER: _builtins.int
     SCAN_FIELD_NUMBER: _builtins.int
     FENCES_FIELD_NUMBER: _builtins.int
+    OWNED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Chosen by the caller, unique among its requests in flight on this stream."""
     timeout_ms: _builtins.int
@@ -87,6 +88,13 @@ class PeerServiceExchangeRequest(_message.Message):
     def fences(self) -> Global___FencesRequest:
         """Asks for all invalidations that the receiver remembers. Idempotent."""
 
+    @_builtins.property
+    def owned(self) -> Global___OwnedRequest:
+        """Has reads or plain writes done of keys that are all the receiver's own. Where it does not own them, or
+        is not sure to know everything of them, the whole is `refused` with reason WRONG_OWNER, and the sender
+        forwards them one by one.
+        """
+
     def __init__(
         self,
         *,
@@ -102,12 +110,13 @@ class PeerServiceExchangeRequest(_message.Message):
         invalidate: Global___InvalidateRequest | None = ...,
         scan: Global___ScanNodeRequest | None = ...,
         fences: Global___FencesRequest | None = ...,
+        owned: Global___OwnedRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences", "fetch", b"fetch", "forward", b"forward", "hand_over", b"hand_over", "handed_over", b"handed_over", "held", b"held", "invalidate", b"invalidate", "reading", b"reading", "replicate", b"replicate", "request", b"request", "scan", b"scan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences", "fetch", b"fetch", "forward", b"forward", "hand_over", b"hand_over", "handed_over", b"handed_over", "held", b"held", "invalidate", b"invalidate", "owned", b"owned", "reading", b"reading", "replicate", b"replicate", "request", b"request", "scan", b"scan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences", "fetch", b"fetch", "forward", b"forward", "hand_over", b"hand_over", "handed_over", b"handed_over", "held", b"held", "invalidate", b"invalidate", "reading", b"reading", "replicate", b"replicate", "request", b"request", "request_id", b"request_id", "scan", b"scan", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fences", b"fences", "fetch", b"fetch", "forward", b"forward", "hand_over", b"hand_over", "handed_over", b"handed_over", "held", b"held", "invalidate", b"invalidate", "owned", b"owned", "reading", b"reading", "replicate", b"replicate", "request", b"request", "request_id", b"request_id", "scan", b"scan", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["forward", "replicate", "fetch", "held", "hand_over", "handed_over", "reading", "invalidate", "scan", "fences"]  # noqa: Y015
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["forward", "replicate", "fetch", "held", "hand_over", "handed_over", "reading", "invalidate", "scan", "fences", "owned"]  # noqa: Y015
     _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
 
@@ -130,6 +139,7 @@ class PeerServiceExchangeResponse(_message.Message):
     INVALIDATE_FIELD_NUMBER: _builtins.int
     SCAN_FIELD_NUMBER: _builtins.int
     FENCES_FIELD_NUMBER: _builtins.int
+    OWNED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     RING_EPOCH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
@@ -177,6 +187,10 @@ class PeerServiceExchangeResponse(_message.Message):
         """To a fences."""
 
     @_builtins.property
+    def owned(self) -> _cache_pb2.ExchangeResponse:
+        """To an owned."""
+
+    @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Nothing of it was done."""
 
@@ -194,14 +208,15 @@ class PeerServiceExchangeResponse(_message.Message):
         invalidate: Global___InvalidateResponse | None = ...,
         scan: _cache_pb2.ScanResponse | None = ...,
         fences: Global___FencesResponse | None = ...,
+        owned: _cache_pb2.ExchangeResponse | None = ...,
         error: _status_pb2.Status | None = ...,
         ring_epoch: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "fences", b"fences", "fetch", b"fetch", "forward", b"forward", "hand_over", b"hand_over", "handed_over", b"handed_over", "held", b"held", "invalidate", b"invalidate", "reading", b"reading", "replicate", b"replicate", "response", b"response", "scan", b"scan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "fences", b"fences", "fetch", b"fetch", "forward", b"forward", "hand_over", b"hand_over", "handed_over", b"handed_over", "held", b"held", "invalidate", b"invalidate", "owned", b"owned", "reading", b"reading", "replicate", b"replicate", "response", b"response", "scan", b"scan"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "fences", b"fences", "fetch", b"fetch", "forward", b"forward", "hand_over", b"hand_over", "handed_over", b"handed_over", "held", b"held", "invalidate", b"invalidate", "reading", b"reading", "replicate", b"replicate", "request_id", b"request_id", "response", b"response", "ring_epoch", b"ring_epoch", "scan", b"scan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "fences", b"fences", "fetch", b"fetch", "forward", b"forward", "hand_over", b"hand_over", "handed_over", b"handed_over", "held", b"held", "invalidate", b"invalidate", "owned", b"owned", "reading", b"reading", "replicate", b"replicate", "request_id", b"request_id", "response", b"response", "ring_epoch", b"ring_epoch", "scan", b"scan"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["forward", "replicate", "fetch", "held", "hand_over", "handed_over", "reading", "invalidate", "scan", "fences", "error"]  # noqa: Y015
+    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["forward", "replicate", "fetch", "held", "hand_over", "handed_over", "reading", "invalidate", "scan", "fences", "owned", "error"]  # noqa: Y015
     _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
 
@@ -422,6 +437,36 @@ class ForwardResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ForwardResponse: _TypeAlias = ForwardResponse  # noqa: Y015
+
+@_typing.final
+class OwnedRequest(_message.Message):
+    """Keys that the sender takes to be all the receiver's own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> Global___PeerHeader:
+        """Whom it is for."""
+
+    @_builtins.property
+    def batch(self) -> _cache_pb2.ExchangeRequest:
+        """What is to be done: `get` without a lease, or `set`."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___PeerHeader | None = ...,
+        batch: _cache_pb2.ExchangeRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OwnedRequest: _TypeAlias = OwnedRequest  # noqa: Y015
 
 @_typing.final
 class ReplicaEntry(_message.Message):

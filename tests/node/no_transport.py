@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cacheservice.node.columns import Reads, Row, Writes
 from cacheservice.node.fences import Fence
 from cacheservice.node.operations import Answer, Change, Operation
 from cacheservice.node.transport import Transport
@@ -19,6 +20,14 @@ class NoTransport(Transport):
         unreachable: frozenset[str],
         timeout_ms: int,
     ) -> list[Answer]:
+        raise AssertionError
+
+    async def read(
+        self, node_id: str, keys: Sequence[str], *, values_only: bool, timeout_ms: int
+    ) -> Reads | None:
+        raise AssertionError
+
+    async def write(self, node_id: str, rows: Sequence[Row], *, timeout_ms: int) -> Writes | None:
         raise AssertionError
 
     async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:

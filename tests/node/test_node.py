@@ -16,6 +16,8 @@ from cacheservice.errors import (
     TooFewReplicas,
     WrongOwner,
 )
+from cacheservice.node.batches import Batches
+from cacheservice.node.columns import Reads, Row, Writes
 from cacheservice.node.fences import Fence
 from cacheservice.node.namespaces import Namespaces
 from cacheservice.node.node import MAX_HOPS, Node, NodeConfig
@@ -107,6 +109,21 @@ class _Transport(NoTransport):
         )
         self._answer(node_id)
         return answers
+
+    async def read(
+        self, node_id: str, keys: Sequence[str], *, values_only: bool, timeout_ms: int
+    ) -> Reads | None:
+        self._call(node_id, len(keys))
+        reads = Batches(self._cluster.nodes[node_id]).get_own(keys, values_only=values_only)
+        self._answer(node_id)
+        return reads
+
+    async def write(self, node_id: str, rows: Sequence[Row], *, timeout_ms: int) -> Writes | None:
+        self._call(node_id, len(rows))
+        soon = Batches(self._cluster.nodes[node_id]).set_own(rows, timeout_ms)
+        writes = await soon() if callable(soon) else soon
+        self._answer(node_id)
+        return writes
 
     async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
         assert timeout_ms <= TIMEOUT_MS // 2

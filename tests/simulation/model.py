@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from random import Random
 
 from cacheservice.errors import CacheServiceError
+from cacheservice.node.batches import Batches, Columns, Soon
 from cacheservice.node.fences import MAX_FENCES, Kind
-from cacheservice.node.node import MAX_HOPS
+from cacheservice.node.node import MAX_HOPS, Node
 from cacheservice.node.operations import (
+    Answer,
     Delete,
     DeleteResult,
     Get,
@@ -48,8 +50,8 @@ class ModelClient:
         """The highest version confirmed of each key."""
         self._world = world
         self._keys = [f"{name}:{key}" for key in range(keys)]
-        self._tags: dict[bytes, str] = {}
-        """Under which tag each value was written, or was to be; no value is written twice."""
+        self._tags: dict[bytes, tuple[str, ...]] = {}
+        """Under which tags each value was written, or was to be; no value is written twice."""
         self._random = random
         self._is_strict = is_strict
         """Whether reads are held to `possible`; else only to what was written ever."""
@@ -91,8 +93,9 @@ class ModelClient:
     async def _write(self, node: SimNode, key: str) -> None:
         self._count += 1
         value = f"{self._count}".encode()
-        tag = self._tags[value] = f"{self.name}-{self._random.choice(TAGS)}"
-        answer = await self._execute(node, Set(key, value, tags=(tag,)))
+        tags = (f"{self.name}-{self._random.choice(TAGS)}",) if self._random.random() < 0.5 else ()
+        self._tags[value] = tags
+        answer = await self._execute(node, Set(key, value, tags=tags))
         is_sure = isinstance(answer, SetResult) and answer.replicas >= 2
         if isinstance(answer, SetResult):
             self.weak += not is_sure
@@ -126,7 +129,7 @@ class ModelClient:
             hit = {
                 value
                 for value in values
-                if value is not None and (kind is Kind.PREFIX or self._tags[value] == pattern)
+                if value is not None and (kind is Kind.PREFIX or pattern in self._tags[value])
             }
             if hit:
                 values.add(None)
@@ -135,7 +138,7 @@ class ModelClient:
 
     async def _execute(self, node: SimNode, operation: Operation) -> object:
         self.operations += 1
-        work = node.spawn(node.node.execute([operation], timeout_ms=TIMEOUT_MS))
+        work = node.spawn(self._done(node.node, operation))
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 [answer] = await asyncio.shield(work)
@@ -147,6 +150,21 @@ class ModelClient:
             self.failures += 1
         self._world.note(f"{_shown(operation)} at {node.node_id}: {_shown(answer)}")
         return answer
+
+    async def _done(self, node: Node, operation: Operation) -> list[Answer]:
+        """By itself, or, if it is plain, as a batch of columns."""
+        by_columns = self._random.random() < 0.5
+        match operation:
+            case Get(key) if by_columns:
+                reads = await _soon(Batches(node).get([key], TIMEOUT_MS))
+                assert reads.versions is not None
+                read = GetResult(GetOutcome(reads.outcomes[0] or 1), reads.values[0], reads.versions[0])
+                return [reads.errors.get(0, read)]
+            case Set(key, value, tags=()) if by_columns:
+                writes = await _soon(Batches(node).set([key], [value], [], [], TIMEOUT_MS))
+                return [writes.errors.get(0, SetResult(True, writes.versions[0], writes.replicas[0]))]
+            case _:
+                return await node.execute([operation], timeout_ms=TIMEOUT_MS)
 
     def _note(self, key: str, outcome: bytes | None, *, is_sure: bool) -> None:
         if is_sure:
@@ -168,6 +186,10 @@ class ModelClient:
     def _is_cancelled() -> bool:
         task = asyncio.current_task()
         return task is not None and task.cancelling() > 0
+
+
+async def _soon(result: Soon[Columns]) -> Columns:
+    return await result() if callable(result) else result
 
 
 def _shown(what: object) -> str:

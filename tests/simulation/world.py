@@ -27,6 +27,8 @@ from cacheservice.membership.messages import (
     Serve,
     Timer,
 )
+from cacheservice.node.batches import Batches
+from cacheservice.node.columns import Reads, Row, Writes
 from cacheservice.node.fences import Fence
 from cacheservice.node.namespaces import Namespaces
 from cacheservice.node.node import Node, NodeConfig
@@ -154,6 +156,20 @@ class SimNode:
                 operations, timeout_ms=timeout_ms, hops_left=hops_left, unreachable=unreachable
             ),
         )
+
+    async def read(
+        self, node_id: str, keys: Sequence[str], *, values_only: bool, timeout_ms: int
+    ) -> Reads | None:
+        return await self._ask(
+            node_id, timeout_ms, lambda node: Batches(node).get_own(keys, values_only=values_only)
+        )
+
+    async def write(self, node_id: str, rows: Sequence[Row], *, timeout_ms: int) -> Writes | None:
+        async def write(node: Node) -> Writes | None:
+            soon = Batches(node).set_own(rows, timeout_ms)
+            return await soon() if callable(soon) else soon
+
+        return await self._call(node_id, timeout_ms, write)
 
     async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
         epoch = self.node.ring_epoch
