@@ -363,6 +363,14 @@ async def test_proxy_routing_asks_the_target_alone(stack: AsyncExitStack, connec
     assert await forwarded(cache, servers) > 500
 
 
+async def test_large_values_come_by_way_of_any_node(stack: AsyncExitStack, connect: Connect) -> None:
+    servers = await cluster(stack, 2)
+    cache = await connect([address_of(servers[0])], timeout=30, routing="proxy")
+    values = {f"k{number}": bytes(1024 * 1024) for number in range(40)}
+    await cache.set_many(values)
+    assert await cache.get_many([*values, "missing"]) == values
+
+
 @pytest.mark.parametrize("routing", ["direct", "proxy"])
 async def test_thousands_of_callers_each_get_their_own(
     stack: AsyncExitStack, connect: Connect, routing: str

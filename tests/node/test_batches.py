@@ -14,9 +14,10 @@ from cacheservice.errors import EntryTooLarge, NoOwnerReachable
 from cacheservice.node.batches import Batches
 from cacheservice.node.columns import Reads, Removals, Writes
 from cacheservice.node.operations import Answer, Change, Delete, Get, GetOutcome, Operation, Set
+from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember
 from cacheservice.store import Entry
-from tests.node.test_node import NAMES, TIMEOUT_MS, Cluster, key_owned_by, outsider
+from tests.node.test_node import NAMES, RING, TIMEOUT_MS, Cluster, key_owned_by, outsider
 
 KEYS = [key_owned_by(first, second) for first in NAMES for second in NAMES if first != second]
 
@@ -155,3 +156,46 @@ async def test_keys_of_others_are_forwarded() -> None:
     batches = Batches(cluster.nodes[outsider(key)])
     assert (await done(batches.set([key], [b"v"], [], [], TIMEOUT_MS))).replicas == [2]
     assert (await done(batches.get([key], TIMEOUT_MS, values_only=True))) == Reads([GetOutcome.HIT], [b"v"])
+
+
+async def test_a_batch_goes_out_in_one_call_to_each_owner() -> None:
+    cluster = Cluster()
+    batches = Batches(cluster.nodes["n1"])
+    keys = [f"k{number}" for number in range(100)]
+    written = await done(batches.set(keys, [key.encode() for key in keys], [], [], TIMEOUT_MS))
+    assert written.replicas == [2] * 100
+    cluster.calls.clear()
+    found = await done(batches.get(keys, TIMEOUT_MS))
+    assert found.values == [key.encode() for key in keys]
+    assert found.versions == written.versions
+    assert sorted(target for _, target, _ in cluster.calls) == ["n2", "n3", "n4"]
+    others = sum(RING.owners(key, 1) != ("n1",) for key in keys)
+    assert cluster.nodes["n1"].stats.forwarded == 2 * others
+
+
+@pytest.mark.parametrize("fault", ["down", "mute"])
+async def test_the_next_owner_does_what_the_first_one_does_not_answer(fault: str) -> None:
+    cluster = Cluster()
+    batches = Batches(cluster.nodes["n1"])
+    keys = [key_owned_by("n2", "n3"), key_owned_by("n1", "n2"), key_owned_by("n3", "n4")]
+    await done(batches.set(keys, [b"1"] * 3, [], [], TIMEOUT_MS))
+    getattr(cluster, fault).add("n2")
+    assert (await done(batches.get(keys, TIMEOUT_MS, values_only=True))).values == [b"1"] * 3
+    written = await done(batches.set(keys, [b"2"] * 3, [], [], TIMEOUT_MS))
+    assert (written.errors, min(written.replicas) > 0) == ({}, True)
+    assert (await done(batches.get(keys, TIMEOUT_MS, values_only=True))).values == [b"2"] * 3
+    assert set(cluster.reported) == {"n2"}
+
+
+async def test_what_a_node_with_another_ring_refuses_goes_on_one_by_one() -> None:
+    cluster = Cluster()
+    key = key_owned_by("n2", "n3")
+    cluster.nodes["n2"].set_view(View(Ring([RingMember("n3"), RingMember("n4")])))
+    batches = Batches(cluster.nodes["n1"])
+    written = await done(batches.set([key], [b"v"], [], [], TIMEOUT_MS))
+    assert written.errors == {}
+    cluster.calls.clear()
+    found = await done(batches.get([key], TIMEOUT_MS, values_only=True))
+    assert (found.values, found.errors) == ([b"v"], {})
+    assert [target for _, target, _ in cluster.calls if target == "n2"] == ["n2"] * 2
+    assert cluster.reported == []

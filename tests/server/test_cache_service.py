@@ -288,6 +288,15 @@ async def test_a_request_of_a_peer_that_makes_no_sense_is_refused(channel: grpc.
         peer_pb2.PeerServiceExchangeRequest(forward=peer_pb2.ForwardRequest(header=header)),
         peer_pb2.PeerServiceExchangeRequest(replicate=peer_pb2.ReplicateRequest(header=header)),
         peer_pb2.PeerServiceExchangeRequest(fetch=peer_pb2.FetchRequest(header=header)),
+        *(
+            peer_pb2.PeerServiceExchangeRequest(owned=peer_pb2.OwnedRequest(header=header, batch=batch))
+            for batch in (
+                pb.ExchangeRequest(),
+                pb.ExchangeRequest(delete=pb.DeleteColumns(keys=["k"])),
+                pb.ExchangeRequest(get=pb.GetColumns(keys=["k", ""])),
+                pb.ExchangeRequest(set=pb.SetColumns(keys=["k", ""], values=[b"v", b"v"])),
+            )
+        ),
     ):
         assert isinstance(from_status((await asked(peer, request)).error), InvalidArgument)
 
@@ -308,6 +317,11 @@ async def test_peers_that_mean_somebody_else_are_refused(channel: grpc.aio.Chann
                 replicate=peer_pb2.ReplicateRequest(header=header, copies=copies)
             ),
             peer_pb2.PeerServiceExchangeRequest(fetch=peer_pb2.FetchRequest(header=header, keys=["k"])),
+            peer_pb2.PeerServiceExchangeRequest(
+                owned=peer_pb2.OwnedRequest(
+                    header=header, batch=pb.ExchangeRequest(get=pb.GetColumns(keys=["k"]))
+                )
+            ),
         ):
             assert from_status((await asked(peer, request)).error).reason == reason
     member = cluster_pb2.Member(
