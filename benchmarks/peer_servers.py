@@ -30,7 +30,7 @@ def cacheservice(nodes: int = 1, *, max_memory: str = "512MiB") -> Iterator[list
                 *("--listen", address, "--max-memory", max_memory),
                 *(["--seeds", addresses[0]] if number else []),
             ]
-            stack.enter_context(_running(command, address, ready_line="ready"))
+            stack.enter_context(running(command, address, ready_line="ready"))
         yield addresses
 
 
@@ -43,7 +43,7 @@ def redis(*, port: int | None = None, options: Sequence[str] = ()) -> Iterator[s
             *(program("redis-server"), "--port", str(port), "--save", "", "--appendonly", "no"),
             *("--bind", "127.0.0.1", "--dir", folder, *options),
         ]
-        with _running(command, f"127.0.0.1:{port}"):
+        with running(command, f"127.0.0.1:{port}"):
             yield f"127.0.0.1:{port}"
 
 
@@ -77,7 +77,7 @@ def nutcracker(server: str) -> Iterator[str]:
             f"  servers:\n   - {server}:1\n"
         )
         command = [program("nutcracker"), "-c", str(settings), "-s", str(stats_port), "-m", "16384"]
-        with _running(command, f"127.0.0.1:{port}"):
+        with running(command, f"127.0.0.1:{port}"):
             yield f"127.0.0.1:{port}"
 
 
@@ -97,12 +97,12 @@ def memcached() -> Iterator[str]:
         "-u",
         "root",
     ]
-    with _running(command, f"127.0.0.1:{port}"):
+    with running(command, f"127.0.0.1:{port}"):
         yield f"127.0.0.1:{port}"
 
 
 @contextmanager
-def _running(command: Sequence[str], address: str, ready_line: str = "") -> Iterator[None]:
+def running(command: Sequence[str], address: str, ready_line: str = "") -> Iterator[None]:
     log = subprocess.PIPE if ready_line else subprocess.DEVNULL
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, text=True)
     try:
