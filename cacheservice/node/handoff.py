@@ -92,6 +92,11 @@ class Handoff:
         """Whether the owners of now have all that this node holds, and know that they have."""
         return self._complete.is_set()
 
+    @property
+    def is_level(self) -> bool:
+        """Whether, moreover, no owner lacks anything that it was to be told."""
+        return self.is_complete and not self._starts_over
+
     def view_changed(self, view: View) -> None:
         before, self._view = self._view, view
         if before is None and not len(self._shard.store):

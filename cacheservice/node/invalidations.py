@@ -46,10 +46,12 @@ class Invalidations:
         peers: Peers,
         clock: Clock,
         is_hinted: Callable[[str], bool],
+        is_level: Callable[[], bool],
         on_removed: Callable[[Fence], None],
     ) -> None:
         self._on_removed = on_removed
         self._is_hinted = is_hinted
+        self._is_level = is_level
         self._clock = clock
         self._dead_since: dict[str, int] = {}
         self._node_id = node_id
@@ -109,7 +111,8 @@ class Invalidations:
 
     async def _sweep(self, fence: Fence) -> int:
         view = self._peers.view
-        is_calm = not (view.suspects or view.before is not None or self._dead_of_late())
+        # Who comes back has what it missed from the handoff, and not before.
+        is_calm = self._is_level() and not (view.suspects or view.before is not None or self._dead_of_late())
 
         def removed(key: str, version: int) -> bool:
             if fence.kind is Kind.TAG and (not is_calm or self._is_hinted(key)):

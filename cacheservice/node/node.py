@@ -94,6 +94,7 @@ class Node:
             self._peers,
             clock,
             lambda key: self.owner.replicator.hints.holds(key),
+            lambda: self.handoff.is_level,
             self.events.fenced,
         )
         self.handoff = Handoff(

@@ -12,7 +12,7 @@ from cacheservice.clock import LOGICAL_BITS, MAX_AHEAD_MS
 from cacheservice.node import invalidations as invalidations_module
 from cacheservice.node.fences import FENCE_MS, Fence, Kind
 from cacheservice.node.invalidations import Invalidated
-from cacheservice.node.node import NodeConfig
+from cacheservice.node.node import Node, NodeConfig
 from cacheservice.node.operations import Change, Set
 from cacheservice.node.transport import PeerUnreachable
 from cacheservice.node.view import View
@@ -169,6 +169,13 @@ async def test_who_died_of_late_is_named(cluster: Cluster) -> None:
     assert (await invalidate(cluster, "n1", Kind.TAG, "t")).unreachable == ("n4",)
 
 
+async def brought_level(node: Node) -> None:
+    """Waits until the node has given the others all that they own."""
+    handing_over = asyncio.create_task(node.handoff.run())
+    await node.handoff.completed()
+    handing_over.cancel()
+
+
 class Rings:
     """Views for which a removal by tag must be remembered, and one for which it need not be."""
 
@@ -185,14 +192,26 @@ class Rings:
 async def test_somebody_may_have_an_older_entry_under_another_tag(
     cluster: Cluster, view: View, remembers: bool
 ) -> None:
-    cluster.nodes["n1"].set_view(view)
+    node = cluster.nodes["n1"]
+    await brought_level(node)
+    node.set_view(view)
     await invalidate(cluster, "n1", Kind.TAG, "t")
     here = [key for key in KEYS if "n1" in RING.owners(key, 2)]
-    assert sorted(cluster.nodes["n1"].shard.removed()) == (sorted(here) if remembers else [])
+    assert sorted(node.shard.removed()) == (sorted(here) if remembers else [])
+
+
+async def test_who_is_back_may_have_an_older_entry_until_it_is_brought_level(cluster: Cluster) -> None:
+    node = cluster.nodes["n1"]
+    await brought_level(node)
+    node.set_view(replace(VIEW, ring=Ring([RingMember(name) for name in NAMES if name != "n2"])))
+    node.set_view(VIEW)
+    await invalidate(cluster, "n1", Kind.TAG, "t")
+    assert sorted(node.shard.removed()) == sorted(key for key in KEYS if "n1" in RING.owners(key, 2))
 
 
 async def test_the_removal_of_what_a_replica_missed_is_remembered(cluster: Cluster) -> None:
     key = next(key for key in KEYS if RING.owners(key, 1) == ("n1",))
+    await brought_level(cluster.nodes["n1"])
     cluster.nodes["n1"].owner.replicator.hints.add("n2", key)
     await invalidate(cluster, "n1", Kind.TAG, "t")
     assert cluster.nodes["n1"].shard.removed() == [key]
@@ -219,7 +238,7 @@ async def test_a_new_node_learns_from_the_first_that_answers(cluster: Cluster) -
     assert await newcomer.invalidations.learn(TIMEOUT_MS)
     assert cluster.calls == [("n1", "n2", 1), ("n1", "n3", 1)]
     assert list(newcomer.shard.fences) == list(cluster.nodes["n3"].shard.fences)
-    assert not newcomer.shard.knows(KEYS[0])
+    assert not newcomer.shard.holds(KEYS[0])
     assert await newcomer.invalidations.learn(TIMEOUT_MS)
     assert cluster.calls[2:] == [("n1", "n3", 1)]
 

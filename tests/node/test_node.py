@@ -140,6 +140,18 @@ class _Transport(NoTransport):
         self._answer(node_id)
         return [change for change in known if change is not None]
 
+    async def held(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[int]:
+        return list(map(self._cluster.nodes[node_id].shard.version, keys))
+
+    async def hand_over(
+        self, node_id: str, changes: Sequence[Change], *, if_room: bool, timeout_ms: int
+    ) -> list[int]:
+        shard = self._cluster.nodes[node_id].shard
+        return [shard.take_in(change, if_room=if_room) for change in changes]
+
+    async def handed_over(self, node_id: str, ring_epoch: int, absences: int, *, timeout_ms: int) -> None:
+        self._cluster.nodes[node_id].handed_over(self._source, ring_epoch, absences)
+
     async def reading(self, node_id: str, *, timeout_ms: int) -> int:
         self._call(node_id, 1)
         return self._cluster.nodes[node_id].shard.reading()
