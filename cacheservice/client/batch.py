@@ -32,7 +32,17 @@ Times = tuple[float, float]
 class Batch(ABC):
     """Operations of one kind. Times in seconds of the event loop's clock."""
 
-    __slots__ = ("deadline", "error", "is_large", "keys", "sent_at", "tried", "waiting", "yields_at")
+    __slots__ = (
+        "counts",
+        "deadline",
+        "error",
+        "is_large",
+        "keys",
+        "sent_at",
+        "tried",
+        "waiting",
+        "yields_at",
+    )
 
     def __init__(self, keys: list[str], waiting: Waiting, times: Times) -> None:
         self.keys = keys
@@ -45,15 +55,17 @@ class Batch(ABC):
         self.is_large = waiting.is_one
         """Whether it is one caller's own, which waits apart from those that gather the operations of many."""
         self.sent_at = 0.0
-        """0 also when it is under way for so long that others may pass it."""
+        self.counts = False
+        """Whether it is under way, and not for so long that others may pass it."""
 
     @property
     def times(self) -> Times:
         return self.deadline, self.yields_at
 
-    def changes(self, key: str) -> bool:  # noqa: ARG002
-        """Whether it writes or removes the key."""
-        return False
+    @property
+    def changed(self) -> Sequence[str]:
+        """The keys that it writes or removes."""
+        return ()
 
     def fill(self, request: pb.ExchangeRequest, batch_id: int, timeout_ms: int) -> None:
         """Makes the request, which is empty, that of the batch."""
@@ -181,8 +193,9 @@ class Writes(Batch):
         columns.ttl_ms.extend(_shortened(self.ttl_ms))
         columns.stale_ms.extend(_shortened(self.stale_ms))
 
-    def changes(self, key: str) -> bool:
-        return key in self.keys
+    @property
+    def changed(self) -> Sequence[str]:
+        return self.keys
 
     def results(self, response: pb.ExchangeResponse) -> list[SetResult]:
         return list(map(SetResult, repeat(True), response.set.versions, response.set.replicas))
@@ -206,8 +219,9 @@ class Removals(Batch):
     def _fill(self, request: pb.ExchangeRequest) -> None:
         request.delete.keys.extend(self.keys)
 
-    def changes(self, key: str) -> bool:
-        return key in self.keys
+    @property
+    def changed(self) -> Sequence[str]:
+        return self.keys
 
     def results(self, response: pb.ExchangeResponse) -> list[bool]:
         return [outcome == pb.DELETE_OUTCOME_DELETED for outcome in response.delete.outcomes]

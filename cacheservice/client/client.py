@@ -486,7 +486,8 @@ class Client(Generic[Value]):
         def decorate(
             function: Callable[Arguments, Awaitable[Any]],
         ) -> Cached[Arguments, Awaitable[Any], Awaitable[bool]]:
-            return Cached(function, KeyTemplates.of(function, key, tags), read, self.delete)
+            templates = KeyTemplates.of(function, key, tags)
+            return Cached(function, templates, read, lambda key: self.delete(key))
 
         return decorate
 

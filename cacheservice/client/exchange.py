@@ -11,7 +11,7 @@ from cacheservice.client.batch import Batch, HotReads, Reads, Removals, Times, W
 from cacheservice.client.hedging import Hedging
 from cacheservice.client.hot_keys import HotKeys
 from cacheservice.client.lane import Lane
-from cacheservice.client.leased import Found, GiveBack, LeasedReads, OneForAll, give_all_back
+from cacheservice.client.leased import Found, GiveBack, LeasedReads, OneForAll
 from cacheservice.client.nodes import Nodes
 from cacheservice.client.results import SetResult
 from cacheservice.client.telemetry import sdk
@@ -123,18 +123,15 @@ class Exchange:
     async def read_many_leased(self, keys: list[str]) -> dict[str, Found]:
         """As `read_leased`, of distinct keys."""
         times = self.times()
-        future = asyncio.get_running_loop().create_future()
-        caller = OneForAll(future, len(keys), self.give_back)
+        caller = OneForAll(asyncio.get_running_loop().create_future(), len(keys), self.give_back)
         for lane, rows in self._by_lane(keys).items():
             for some in _chunks(rows):
                 lane.add(self._leased(_picked(keys, some), caller, times))
         try:
-            reads: dict[str, Found] = await future
+            return await caller.future
         except asyncio.CancelledError:
-            if _has_result(future):
-                give_all_back(future.result(), self.give_back)
+            caller.leave()
             raise
-        return reads
 
     def write_many(
         self, keys: list[str], values: list[bytes], ttl_ms: int, times: Times
@@ -205,11 +202,20 @@ class Exchange:
         if response.get.hot_ms and self._placement is not None:
             for row in response.get.hot:
                 self._hot.note(batch.keys[row], response.get.hot_ms)
+        if response.get.leases and response.errors:
+            self._return_leases(batch, response)
         elsewhere, again = batch.settle(response)
         if elsewhere and batch.error is not None:
             self.not_answered(lane, batch.select(elsewhere), batch.error)
         if again:
             lane.add(batch.select(again))
+
+    def _return_leases(self, batch: Batch, response: pb.ExchangeResponse) -> None:
+        """Those of rows that have an error, and so nobody learns of."""
+        failed = {error.index for error in response.errors}
+        for lease in response.get.leases:
+            if lease.index in failed:
+                self.give_back(batch.keys[lease.index], lease.token)
 
     def not_answered(self, lane: Lane, batch: Batch, error: CacheServiceError) -> None:
         """Gives the batch to other nodes; fails it when none is left, or its time is up."""
@@ -233,13 +239,18 @@ class Exchange:
     def hedge(self, lane: Lane, batch: Batch) -> None:
         """Asks other owners too for what is late. Not for keys that this client is changing: they may not
         know of it yet."""
-        rows_by_lane: dict[Lane, list[int]] = {}
-        for row, key in enumerate(batch.keys):
-            other = self._other_owner(key, lane)
-            if other is not None and not lane.changes(key):
-                rows_by_lane.setdefault(other, []).append(row)
-        if not rows_by_lane or not self._hedging[batch.is_large].take():
+        hedging = self._hedging[batch.is_large]
+        if not hedging.may_hedge:
             return
+        rows_by_lane: dict[Lane, list[int]] = {}
+        changing = lane.changing()
+        for row, key in enumerate(batch.keys):
+            other = None if key in changing else self._other_owner(key, lane)
+            if other is not None:
+                rows_by_lane.setdefault(other, []).append(row)
+        if not rows_by_lane:
+            return
+        hedging.take()
         race = Race.of(
             batch.waiting, len(batch.keys), [row for rows in rows_by_lane.values() for row in rows]
         )

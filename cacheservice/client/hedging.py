@@ -29,7 +29,7 @@ class Hedging:
     def __init__(self) -> None:
         self._latencies: dict[str, deque[float]] = {}
         self._delays: dict[str, float] = {}
-        self._noted = 0
+        self._noted: dict[str, int] = {}
         self._saved = 0.0
 
     def delay(self) -> float:
@@ -44,20 +44,21 @@ class Hedging:
         if latencies is None:
             latencies = self._latencies[address] = deque(maxlen=WINDOW)
         latencies.append(seconds)
-        self._noted += 1
-        if self._noted % EVERY == 0 and len(latencies) >= EVERY:
+        noted = self._noted[address] = self._noted.get(address, 0) + 1
+        if noted % EVERY == 0:
             ordered = sorted(latencies)
             self._delays[address] = max(LEAST_SECONDS, ordered[int(len(ordered) * QUANTILE)])
 
     def retain(self, addresses: Collection[str]) -> None:
         """Forgets all other nodes."""
         for gone in self._latencies.keys() - set(addresses):
-            del self._latencies[gone]
+            del self._latencies[gone], self._noted[gone]
             self._delays.pop(gone, None)
 
-    def take(self) -> bool:
-        """Whether a second node may be asked now, which then counts."""
-        if self._saved < 1:
-            return False
+    @property
+    def may_hedge(self) -> bool:
+        """Whether a second node may be asked now; if it is, `take` is to be called."""
+        return self._saved >= 1
+
+    def take(self) -> None:
         self._saved -= 1
-        return True

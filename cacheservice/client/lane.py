@@ -18,7 +18,7 @@ from cacheservice.client.channel import Backoff, NodeStubs
 from cacheservice.client.hedging import Hedging
 from cacheservice.client.leased import Found, LeasedReads
 from cacheservice.client.pending import Pending
-from cacheservice.errors import CacheServiceError, DeadlineExceeded, NotReady, Unavailable
+from cacheservice.errors import CacheServiceError, DeadlineExceeded, InternalError, NotReady, Unavailable
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import from_rpc_error, was_cancelled_here
 
@@ -122,8 +122,13 @@ class Lane:
     def changes(self, key: str) -> bool:
         """Whether an operation on this one key that writes or removes it has not been answered."""
         return self._pending.changes(key) or any(
-            batch.changes(key) for batch in self._under_way.values() if not batch.is_large
+            key in batch.changed for batch in self._under_way.values() if not batch.is_large
         )
+
+    def changing(self) -> set[str]:
+        """The keys of all such operations."""
+        batches = (batch for batch in self._under_way.values() if not batch.is_large)
+        return self._pending.changing().union(*(batch.changed for batch in batches))
 
     def write(self, key: str, value: bytes, ttl_ms: int, stale_ms: int) -> asyncio.Future[Any]:
         future = self._pending.write(key, value, ttl_ms, stale_ms)
@@ -155,8 +160,8 @@ class Lane:
         for batch in self._pending.take_late(now):
             self._give_back(batch, Unavailable(f"{self.address} could not be reached in time"))
         for batch in self._under_way.values():
-            if batch.sent_at and now - batch.sent_at > SLOW_SECONDS:
-                batch.sent_at = 0.0
+            if batch.counts and now - batch.sent_at > SLOW_SECONDS:
+                batch.counts = False
                 self._free[batch.is_large] += 1
         if self._waker is not None:
             self._wake()
@@ -231,6 +236,7 @@ class Lane:
         for batch in batches:
             self._last_id += 1
             batch.sent_at = self._loop.time()
+            batch.counts = True
             self._under_way[self._last_id] = batch
             self._free[batch.is_large] -= 1
             self._keys[batch.is_large] += len(batch.keys)
@@ -254,11 +260,15 @@ class Lane:
     def _take_answer(self, response: pb.ExchangeResponse) -> None:
         if response.batch_id in self._under_way:
             batch = self._forget(response.batch_id)
-            if self._hedging and type(batch) in HEDGED and batch.sent_at:
+            if self._hedging and type(batch) in HEDGED:
                 self._hedging[batch.is_large].note(self.address, self._loop.time() - batch.sent_at)
             if batch.is_large and response.get.values:
                 self._pending.value_read(len(response.get.values[0]))
-            self._owner.answered(self, batch, response)
+            try:
+                self._owner.answered(self, batch, response)
+            except Exception:
+                batch.fail(InternalError("a defect in the client; its log has the details"))
+                raise
         elif (late := self._late.pop(response.batch_id, None)) is not None:
             for lease in response.get.leases:
                 self._owner.give_back(late.keys[lease.index], lease.token)
@@ -266,7 +276,7 @@ class Lane:
     def _forget(self, batch_id: int) -> Batch:
         batch = self._under_way.pop(batch_id)
         self._keys[batch.is_large] -= len(batch.keys)
-        if batch.sent_at:
+        if batch.counts:
             self._free[batch.is_large] += 1
         return batch
 

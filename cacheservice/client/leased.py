@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from cacheservice.client.batch import NO_VALUE, Reads
@@ -75,16 +75,22 @@ class OneForAll(Caller):
         super().__init__(future, rows)
         self._give_back = give_back
 
+    def done(self, keys: Sequence[str], results: Sequence[Found]) -> None:
+        super().done(keys, results)
+        if self.future.cancelled():
+            self.leave()
+
+    def leave(self) -> None:
+        """Gives back the leases that came so far."""
+        for key, found in self._results.items():
+            if found.token:
+                self._give_back(key, found.token)
+        self._results = {}
+
     def _end(self, results: dict[str, Any], error: CacheServiceError | None) -> None:
-        if self.future.done() or error:
-            give_all_back(results, self._give_back)
+        if error:
+            self.leave()
         super()._end(results, error)
-
-
-def give_all_back(reads: Mapping[str, Found], give_back: GiveBack) -> None:
-    for key, found in reads.items():
-        if found.token:
-            give_back(key, found.token)
 
 
 class LeasedReads(Reads):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -28,6 +29,10 @@ _log = logging.getLogger(__name__)
 MAX_ERROR_BYTES = 1_024
 WAIT_AT_A_TIME_SECONDS = 5.0
 """A call that waits for another process is made anew after so long."""
+MAX_RETURNS = 32
+"""Leases given back at a time."""
+MAX_UNWANTED = 100_000
+"""Leases that wait for that; of more, those that came first are left to expire."""
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 0.5
 
@@ -109,7 +114,9 @@ class Loads:
         self._call_owner = call_owner
         self._under_way: dict[str, Load] = {}
         self._waits: dict[str, _Wait] = {}
-        self._returns: set[asyncio.Task[Found | None]] = set()
+        self._unwanted: deque[tuple[str, bytes]] = deque(maxlen=MAX_UNWANTED)
+        self._returns: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     async def acquire(self, keys: list[str]) -> Acquired:
         """Reads the distinct keys, and takes the leases of what is to be loaded.
@@ -228,6 +235,7 @@ class Loads:
 
     async def close(self) -> None:
         """Ends what waits."""
+        self._is_closed = True
         tasks = [*self._returns, *(wait.task for wait in self._waits.values())]
         for task in tasks:
             task.cancel()
@@ -236,9 +244,17 @@ class Loads:
 
     def give_back(self, key: str, token: bytes) -> None:
         """Has the lease end, which nobody here wants any longer."""
-        returning = asyncio.create_task(self._release(key, token, ""))
-        self._returns.add(returning)
-        returning.add_done_callback(self._returns.discard)
+        if self._is_closed:
+            return
+        self._unwanted.append((key, token))
+        if len(self._returns) < MAX_RETURNS:
+            returning = asyncio.create_task(self._return_all())
+            self._returns.add(returning)
+            returning.add_done_callback(self._returns.discard)
+
+    async def _return_all(self) -> None:
+        while self._unwanted:
+            await self._release(*self._unwanted.popleft(), "")
 
     def _begin(self, key: str, token: bytes, current: Found | None) -> Load:
         load = Load(key, token, current, asyncio.get_running_loop().create_future())

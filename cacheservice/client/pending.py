@@ -117,8 +117,12 @@ class Pending:
     def changes(self, key: str) -> bool:
         """Whether an operation on this one key waits that writes or removes it."""
         return (
-            key in self._written or key in self._removed or any(batch.changes(key) for batch in self._small)
+            key in self._written or key in self._removed or any(key in batch.changed for batch in self._small)
         )
+
+    def changing(self) -> set[str]:
+        """The keys of all such operations."""
+        return self._written.union(self._removed, *(batch.changed for batch in self._small))
 
     def write(self, key: str, value: bytes, ttl_ms: int, stale_ms: int) -> Future[SetResult]:
         if key in self._removed:

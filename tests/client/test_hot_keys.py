@@ -143,7 +143,7 @@ async def test_what_changes_a_key_is_known_until_it_leaves() -> None:
     batches = taken(waiting)
     assert [type(batch) for batch in batches] == [Reads, Writes, Removals]
     assert not waiting.changes("written")
-    assert [batch.changes("written") for batch in batches] == [False, True, False]
+    assert [list(batch.changed) for batch in batches] == [[], ["written"], ["removed"]]
 
 
 @pytest.fixture
