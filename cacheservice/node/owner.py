@@ -190,7 +190,7 @@ class Owner:
         timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
         copies = await self.replicator.replicate(changes, targets, timeout_ms, unreachable)
         if any(made.missed for made in copies):
-            await self._have_others_stand_in(call, changes, copies, unreachable)
+            await self._have_others_stand_in(call, changes, targets, copies, unreachable)
         newer: dict[int, Change] = {}
         versions = [change.version for change in changes]
         for position, (change, made) in enumerate(zip(changes, copies, strict=True)):
@@ -316,10 +316,15 @@ class Owner:
         return others
 
     async def _have_others_stand_in(
-        self, call: Call, changes: Sequence[Change], copies: list[Copies], unreachable: frozenset[str]
+        self,
+        call: Call,
+        changes: Sequence[Change],
+        asked: Sequence[Sequence[str]],
+        copies: list[Copies],
+        unreachable: frozenset[str],
     ) -> None:
-        """Gives changes whose replica gave no answer to the next node of the ring, which owns them if that
-        replica is dead."""
+        """Gives changes whose replica gave no answer to the next node of the ring that was not asked, which
+        owns them if that replica is dead."""
         ring, count = self._peers.view.ring, self._config.replication_factor
         lost = unreachable | self._peers.view.suspects
         positions: list[int] = []
@@ -327,9 +332,9 @@ class Owner:
         for position, (change, made) in enumerate(zip(changes, copies, strict=True)):
             lacking = min(len(made.missed), count - 1 - made.count)
             if lacking > 0:
-                present = ring.owners(change.key, count)
                 then = ring.owners_without({*lost, *made.missed} - {self._node_id}, change.key, count)
-                useful = [node_id for node_id in then if node_id not in present and node_id != self._node_id]
+                before = {*asked[position], self._node_id}
+                useful = [node_id for node_id in then if node_id not in before]
                 positions.append(position)
                 targets.append(useful[:lacking])
         timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)

@@ -437,6 +437,25 @@ async def test_the_next_node_stands_in_for_a_replica_that_is_down(cluster: Clust
     assert len(cluster.nodes["n2"].owner.replicator.hints) == 1
 
 
+async def test_who_owned_a_key_before_stands_in_for_nobody() -> None:
+    """It has been asked as who it is, and counts once."""
+    names = tuple(f"n{number}" for number in range(1, 7))
+    ring, before = Ring(map(RingMember, names)), Ring(map(RingMember, names[:-1]))
+    view = View(ring, before=before, stays=dict.fromkeys(names, 1), absences=dict.fromkeys(names, 0))
+    for key in map(str, range(100)):
+        owner, *others = ring.owners(key, 3)
+        if "n6" not in others:
+            continue
+        cluster = Cluster(*names, ring=ring)
+        for name in names:
+            cluster.nodes[name] = cluster._make(name, ring, NodeConfig(name, replication_factor=3))
+            cluster.nodes[name].set_view(view)
+        cluster.down = set(others)
+        answer = await cluster.one(owner, Set(key, b"v"))
+        assert isinstance(answer, SetResult)
+        assert answer.replicas == len(cluster.holders(key)) == 3
+
+
 async def test_on_two_hosts_a_neighbour_of_the_replica_stands_in_and_never_one_of_the_owner() -> None:
     ring = Ring(RingMember(f"{host}-w{worker}", host=host) for host in ("a", "b") for worker in range(2))
     cluster = Cluster(*(member.node_id for member in ring.members), ring=ring)
