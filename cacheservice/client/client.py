@@ -84,8 +84,8 @@ class Client(Generic[Value]):
     shorter. Who reads them needs the option too, with whatever number.
 
     With `hedged_reads` another owner is asked too when a read takes longer than 95 % of the fastest node's
-    answers, and the first answer counts. It may miss what is being written at that time, and what was written
-    to a namespace that replicates asynchronously.
+    answers, and the first answer counts. It may be older than the last write, where that is replicated
+    asynchronously or the other owner could not be reached at the time.
 
     With `near_cache` this process keeps what `get` and `get_many` have read; `lookup` always asks a node.
 

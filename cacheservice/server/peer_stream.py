@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ MAX_ROWS = 1_000
 MAX_BYTES = 1024 * 1024
 """Of what they carry, but for the last of them."""
 WINDOW = 1
-"""Requests under way before others wait for each other; slow ones do not count."""
+"""Requests of a kind under way before others of it wait for each other; slow ones do not count."""
 SLOW_SECONDS = 0.05
 
 
@@ -60,7 +60,8 @@ class PeerStream:
         self._open_call = open_call
         self._pending: deque[Question] = deque()
         self._under_way: dict[int, list[Question]] = {}
-        self._counted: set[int] = set()
+        self._counted: dict[int, str] = {}
+        """The kinds of those that count, by id."""
         self._last_id = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -108,16 +109,13 @@ class PeerStream:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                while self._pending and len(self._counted) < WINDOW:
-                    questions = self._take()
-                    if not questions:
-                        continue
+                while questions := self._take():
                     self._last_id += 1
                     self._under_way[self._last_id] = questions
                     for each in questions:
                         each.was_sent = True
                     if questions[0].kind:
-                        self._counted.add(self._last_id)
+                        self._counted[self._last_id] = questions[0].kind
                         loop.call_later(SLOW_SECONDS, self._let_others_pass, self._last_id)
                     request = questions[0].to_request([row for each in questions for row in each.rows])
                     request.request_id = self._last_id
@@ -132,20 +130,27 @@ class PeerStream:
             call.cancel()
 
     def _take(self) -> list[Question]:
-        """The first questions that can leave together, without those that nobody waits for any longer."""
-        first = self._pending.popleft()
-        if first.answer.done():
-            return []
-        questions, rows, size = [first], len(first.rows), first.size
-        while self._pending and first.kind and size < MAX_BYTES:
-            after = self._pending[0]
-            rows += len(after.rows)
-            size += after.size
-            if after.kind != first.kind or rows > MAX_ROWS:
-                break
-            self._pending.popleft()
-            if not after.answer.done():
-                questions.append(after)
+        """The first question that may leave, with all of its kind that can leave with it; not those that
+        nobody waits for any longer."""
+        busy = {kind for kind, count in Counter(self._counted.values()).items() if count >= WINDOW}
+        questions: list[Question] = []
+        left: deque[Question] = deque()
+        rows = size = 0
+        for question in self._pending:
+            if question.answer.done():
+                continue
+            kind = questions[0].kind if questions else question.kind
+            rows += len(question.rows) if question.kind == kind else 0
+            if questions:
+                joins = bool(kind) and question.kind == kind and rows <= MAX_ROWS and size < MAX_BYTES
+            else:
+                joins = kind not in busy
+            if joins:
+                questions.append(question)
+                size += question.size
+            else:
+                left.append(question)
+        self._pending = left
         return questions
 
     def _receive(self, response: peer_pb2.PeerServiceExchangeResponse) -> None:
@@ -168,7 +173,7 @@ class PeerStream:
             start = end
 
     def _let_others_pass(self, request_id: int) -> None:
-        self._counted.discard(request_id)
+        self._counted.pop(request_id, None)
         self._wake.set()
 
     def _fail(self, why: str, *, maybe_done: bool) -> None:

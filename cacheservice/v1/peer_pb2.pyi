@@ -90,9 +90,9 @@ class PeerServiceExchangeRequest(_message.Message):
 
     @_builtins.property
     def owned(self) -> Global___OwnedRequest:
-        """Has reads or plain writes done of keys that are all the receiver's own. Where it does not own them, or
-        is not sure to know everything of them, the whole is `refused` with reason WRONG_OWNER, and the sender
-        forwards them one by one.
+        """Has reads or plain writes done of keys that are all the receiver's own. Where it does not own them, is
+        not sure to know everything of them, or writes nothing now, the whole is `refused` with reason
+        WRONG_OWNER, and the sender forwards them one by one.
         """
 
     def __init__(

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from cacheservice.errors import ClusterIdMismatch
+from cacheservice.server import peer_stream
 from cacheservice.server.peer_stream import MAX_BYTES, MAX_ROWS, WINDOW, PeerStream, Question, StreamEnded
 from cacheservice.v1 import peer_pb2
 from cacheservice.wire import to_status
@@ -81,11 +82,10 @@ async def test_what_waits_together_leaves_as_one_and_comes_back_apart() -> None:
     calls = Calls()
     stream = PeerStream(calls)
     tasks = await asking(stream, copies(1, 2), copies(3), copies(4, kind="other"), copies(5))
-    sent = [await (await calls.last()).sent.get() for _ in range(3)]
+    sent = [await (await calls.last()).sent.get() for _ in range(2)]
     assert [[entry.version for entry in request.replicate.copies.others] for request in sent] == [
-        [1, 2, 3],
+        [1, 2, 3, 5],
         [4],
-        [5],
     ]
     for request in reversed(sent):
         (await calls.last()).answer(request)
@@ -124,6 +124,23 @@ async def test_others_wait_for_those_under_way_but_not_for_slow_ones() -> None:
     async with asyncio.timeout(10):
         request = await (await calls.last()).sent.get()
     assert [entry.version for entry in request.replicate.copies.others] == [8, 9]
+    await stream.close()
+
+
+async def test_kinds_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_stream, "SLOW_SECONDS", 600)
+    calls = Calls()
+    stream = PeerStream(calls)
+    await asking(stream, copies(1, kind="read"), copies(2, kind="write"))
+    first, second = [await (await calls.last()).sent.get() for _ in range(2)]
+    waiting = [copies(number, kind=("read", "write")[number % 2]) for number in range(3, 9)]
+    await asking(stream, *waiting)
+    (await calls.last()).answer(second)
+    request = await (await calls.last()).sent.get()
+    assert [entry.version for entry in request.replicate.copies.others] == [3, 5, 7]
+    (await calls.last()).answer(first)
+    request = await (await calls.last()).sent.get()
+    assert [entry.version for entry in request.replicate.copies.others] == [4, 6, 8]
     await stream.close()
 
 
