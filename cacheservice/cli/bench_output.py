@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from cacheservice.cli.output import counted, print_table
+from cacheservice.loadgen.histogram import PERCENTILES, Histogram
 from cacheservice.loadgen.operations import entry_count
 from cacheservice.loadgen.plan import GET, Plan
 from cacheservice.loadgen.processes import Progress
-from cacheservice.loadgen.report import PERCENTILES, Histogram, Report
+from cacheservice.loadgen.report import Report
 
 _ALL_BUSY = 0.9
 """The part of a processor, or of all, from which on it is what limits a load."""
@@ -135,7 +136,7 @@ def _hit_ratio(plan: Plan, report: Report) -> float | None:
 
 def _percentiles(histogram: Histogram) -> dict[str, float]:
     found = histogram.at(PERCENTILES)
-    return {f"p{percent:g}": found.get(percent, 0.0) for percent in PERCENTILES} | {"max": histogram.max}
+    return {f"p{percent:g}": latency for percent, latency in found.items()} | {"max": histogram.max}
 
 
 def _shown(milliseconds: float) -> float:

@@ -6,11 +6,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from cacheservice.errors import CacheServiceError
+from cacheservice.loadgen.histogram import Latencies, cell
 
-Latencies = defaultdict[int, int]
-"""How often each latency, in microseconds, was seen."""
-
-_EXACT = 10_000
 _MOST_MESSAGE_CHARACTERS = 200
 
 
@@ -20,8 +17,7 @@ def _latencies() -> Latencies:
 
 @dataclass(slots=True)
 class Interval:
-    """Counts from one moment to another. Latencies keep four digits, so that there are some ten thousand
-    different ones at most for each power of ten."""
+    """Counts from one moment to another."""
 
     seconds: float = 0.0
     latencies: dict[str, Latencies] = field(default_factory=lambda: defaultdict(_latencies))
@@ -43,23 +39,13 @@ class Interval:
     is_last: bool = False
 
     def took(self, kind: str, seconds: float) -> None:
-        microseconds = int(seconds * 1e6)
-        self.latencies[kind][microseconds if microseconds < _EXACT else rounded(microseconds)] += 1
+        self.latencies[kind][cell(seconds)] += 1
 
     def began_late(self, seconds: float) -> None:
-        microseconds = int(seconds * 1e6)
-        self.start_delays[microseconds if microseconds < _EXACT else rounded(microseconds)] += 1
+        self.start_delays[cell(seconds)] += 1
 
     def failed_with(self, kind: str, error: CacheServiceError) -> None:
         reason = error.reason or "UNKNOWN"
         self.failed[kind] += 1
         self.errors[reason] += 1
         self.messages.setdefault(reason, error.message[:_MOST_MESSAGE_CHARACTERS])
-
-
-def rounded(value: int) -> int:
-    """The number cut to four digits."""
-    if value < _EXACT:
-        return value
-    unit = 10 ** (len(str(value)) - 4)
-    return int(value - value % unit)

@@ -8,13 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from cacheservice.loadgen.curve import curve, ticks
 from cacheservice.loadgen.report import Report
 
 _COLOURS = {"get": "#0072b2", "set": "#d55e00", "delete": "#009e73"}
 """Told apart by those who see no red or green, too (Okabe and Ito, 2008)."""
 _RATE_COLOUR, _MAX_COLOUR, _P99_COLOUR, _P50_COLOUR = "#000000", "#bbbbbb", "#d55e00", "#0072b2"
-_TICKS = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999, 99.9999)
-_STEPS_A_TICK = 40
 
 
 def draw(report: Report, title: str, path: Path) -> None:
@@ -30,16 +29,9 @@ def draw(report: Report, title: str, path: Path) -> None:
 
 
 def _draw_percentiles(panel: Axes, report: Report) -> None:
-    """With the last of ever smaller parts stretched, as is usual for such histograms."""
     for kind, histogram in sorted(report.histograms.items()):
-        # What is beyond the last single operation would be the longest latency again and again.
-        least_left = 1 / histogram.count
-        lefts = [10 ** (-step / _STEPS_A_TICK) for step in range(len(_TICKS) * _STEPS_A_TICK)]
-        percentiles = [100 * (1 - left) for left in lefts if left >= least_left]
-        found = histogram.at(percentiles)
         panel.plot(
-            [100 / (100 - percentile) for percentile in found],
-            list(found.values()),
+            *curve(histogram),
             label=f"{kind} ({histogram.count:,})",
             color=_COLOURS[kind],
             linewidth=1.4,
@@ -47,8 +39,8 @@ def _draw_percentiles(panel: Axes, report: Report) -> None:
     panel.set_xscale("log")
     _scale_latency(panel)
     most = max(histogram.count for histogram in report.histograms.values())
-    ticks = [percentile for percentile in _TICKS if 100 / (100 - percentile) <= 10 * most]
-    panel.set_xticks([100 / (100 - percentile) for percentile in ticks], [f"{tick:g}" for tick in ticks])
+    labels = ticks(most)
+    panel.set_xticks(list(labels), list(labels.values()))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xlabel("percentile")
     panel.legend(frameon=False, loc="upper left")

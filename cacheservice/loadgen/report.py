@@ -1,44 +1,12 @@
-"""What all processes have seen together, in histograms with a bounded relative error (HdrHistogram, Tene)."""
+"""What all processes have seen together."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hdrh.histogram import HdrHistogram
-
-from cacheservice.loadgen.interval import Interval, Latencies
-
-PERCENTILES = (50.0, 90.0, 99.0, 99.9)
-LONGEST_MICROSECONDS = 3_600_000_000
-"""An hour; what took longer counts as that."""
-_DIGITS = 3
-
-
-class Histogram:
-    """Latencies from a microsecond to an hour, with three digits; in milliseconds outside."""
-
-    def __init__(self) -> None:
-        self._counts = HdrHistogram(1, LONGEST_MICROSECONDS, _DIGITS)
-
-    @property
-    def count(self) -> int:
-        return int(self._counts.total_count)
-
-    @property
-    def max(self) -> float:
-        return float(self._counts.get_max_value() / 1_000)
-
-    def add(self, latencies: Latencies) -> None:
-        for microseconds, count in latencies.items():
-            self._counts.record_value(min(max(microseconds, 1), LONGEST_MICROSECONDS), count)
-
-    def at(self, percentiles: Iterable[float]) -> dict[float, float]:
-        """The latency that so many percent do not exceed."""
-        found = self._counts.get_percentile_to_value_dict(percentiles)
-        # A cell's upper end is what the histogram gives, which may be more than any latency there was.
-        return {percent: min(value / 1_000, self.max) for percent, value in sorted(found.items())}
+from cacheservice.loadgen.histogram import Histogram
+from cacheservice.loadgen.interval import Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,28 +75,15 @@ class Report:
             self._end_second([intervals.pop(0) for intervals in self._waiting])
 
     def _end_second(self, together: list[Interval]) -> None:
-        latencies: Counter[int] = Counter()
+        histogram = Histogram()
         for interval in together:
-            for counts in interval.latencies.values():
-                latencies.update(counts)
+            for latencies in interval.latencies.values():
+                histogram.add(latencies)
         seconds = max(interval.seconds for interval in together)
         if not seconds:
             return
-        p50, p99, most = _quantiles(latencies, (0.5, 0.99, 1.0))
+        p50, p99 = histogram.at((50, 99)).values()
         failed = sum(interval.failed.total() for interval in together)
         before = self.series[-1].ended if self.series else 0.0
-        rate = (latencies.total() - failed) / seconds
-        self.series.append(Second(before + seconds, rate, p50, p99, most, failed))
-
-
-def _quantiles(latencies: Counter[int], parts: tuple[float, ...]) -> list[float]:
-    """In milliseconds; 0 when there are none."""
-    ordered = sorted(latencies.items())
-    found = []
-    position = seen = 0
-    for part in parts:
-        while position < len(ordered) and (seen == 0 or seen < part * latencies.total()):
-            seen += ordered[position][1]
-            position += 1
-        found.append(ordered[position - 1][0] / 1_000 if position else 0.0)
-    return found
+        rate = (histogram.count - failed) / seconds
+        self.series.append(Second(before + seconds, rate, p50, p99, histogram.max, failed))

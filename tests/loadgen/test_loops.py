@@ -7,10 +7,10 @@ from itertools import repeat
 
 import pytest
 
+from cacheservice.loadgen.histogram import Histogram
 from cacheservice.loadgen.interval import Interval
 from cacheservice.loadgen.loops import ClosedLoop, Loop, OpenLoop
 from cacheservice.loadgen.operations import Operation
-from cacheservice.loadgen.report import Histogram
 from tests.simulation.virtual_time import run
 
 OPERATION: Operation = ("get", ["k"], 0, 0.0)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cacheservice.errors import DeadlineExceeded
-from cacheservice.loadgen.interval import Interval, rounded
-from cacheservice.loadgen.report import LONGEST_MICROSECONDS, PERCENTILES, Histogram, Report
+from cacheservice.loadgen.interval import Interval
+from cacheservice.loadgen.report import Report
 
 
 def interval(latencies: list[float], seconds: float = 1.0, kind: str = "get") -> Interval:
@@ -18,32 +14,6 @@ def interval(latencies: list[float], seconds: float = 1.0, kind: str = "get") ->
     for latency in latencies:
         made.took(kind, latency)
     return made
-
-
-@given(st.lists(st.integers(1, LONGEST_MICROSECONDS), min_size=1, max_size=200))
-def test_percentiles_are_exact_to_three_digits(microseconds: list[int]) -> None:
-    histogram = Histogram()
-    made = interval([each / 1e6 for each in microseconds])
-    histogram.add(made.latencies["get"])
-    ordered = sorted(microseconds)
-    for percent, found in histogram.at(PERCENTILES).items():
-        place = max(1, int(percent * len(ordered) / 100 + 0.5))
-        assert found == pytest.approx(ordered[place - 1] / 1_000, rel=0.0025, abs=0.002)
-    assert histogram.max == pytest.approx(ordered[-1] / 1_000, rel=0.0025, abs=0.002)
-    assert histogram.count == len(microseconds)
-
-
-def test_what_takes_longer_than_an_hour_counts_as_an_hour() -> None:
-    histogram = Histogram()
-    histogram.add(defaultdict(int, {0: 1, 5 * LONGEST_MICROSECONDS: 1}))
-    assert histogram.count == 2
-    assert histogram.max == pytest.approx(3_600_000, rel=0.001)
-
-
-@given(st.integers(0, 10**12))
-def test_latencies_keep_four_digits(value: int) -> None:
-    assert 0 <= value - rounded(value) <= value / 1_000
-    assert len(str(rounded(value)).rstrip("0")) <= max(4, len(str(min(value, 9_999))))
 
 
 def test_processes_are_added_up() -> None:
