@@ -45,14 +45,14 @@ def generate(plan: Plan, show: Callable[[Progress, Report], None]) -> tuple[Prog
     Ctrl-C ends it early; after the second one it is a KeyboardInterrupt. ProcessEnded when one ends early.
     """
     progress, report = Progress(), Report(plan.processes)
-    with _on_interrupt() as interrupted, _started(plan) as connections:
-        running = dict(zip(connections, range(plan.processes), strict=True))
-        getting_ready = set(connections)
+    with _on_interrupt() as interrupted, _started(plan) as pipes:
+        running = {pipe.results: index for index, pipe in enumerate(pipes)}
+        getting_ready = set(running)
         machine = None
         while running:
             if interrupted() and not progress.was_stopped:
                 progress.was_stopped = True
-                _tell(connections, STOP)
+                _tell(pipes, STOP)
             readable = wait(list(running), _POLL_SECONDS)
             for connection in [each for each in running if each in readable]:
                 message = _receive(connection)
@@ -69,10 +69,22 @@ def generate(plan: Plan, show: Callable[[Progress, Report], None]) -> tuple[Prog
             if not getting_ready and not progress.is_loading:
                 progress.is_loading = True
                 machine = _Machine()
-                _tell(connections, GO)
+                _tell(pipes, GO)
             show(progress, report)
         progress.machine_share = machine.share() if machine else None
     return progress, report
+
+
+@dataclass(frozen=True, slots=True)
+class _Pipes:
+    """To and from a process."""
+
+    orders: Connection
+    results: Connection
+
+    def close(self) -> None:
+        self.orders.close()
+        self.results.close()
 
 
 class _Machine:
@@ -107,28 +119,31 @@ def _on_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def _started(plan: Plan) -> Iterator[list[Connection]]:
+def _started(plan: Plan) -> Iterator[list[_Pipes]]:
     """The pipes to the processes, which end with this at the latest."""
     context = multiprocessing.get_context("spawn")
-    connections: list[Connection] = []
+    pipes: list[_Pipes] = []
     processes = []
     try:
         # What they inherit: Ctrl-C reaches the whole terminal, and they are to end when they are told to.
         noting = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for index in range(plan.processes):
-                connection, theirs = context.Pipe()
-                process = context.Process(target=work, args=(Share(plan, index), theirs), daemon=True)
-                process.start()
-                theirs.close()
-                connections.append(connection)
+                their_orders, orders = context.Pipe(duplex=False)
+                results, their_results = context.Pipe(duplex=False)
+                pipes.append(_Pipes(orders, results))
+                with their_orders, their_results:
+                    process = context.Process(
+                        target=work, args=(Share(plan, index), their_orders, their_results), daemon=True
+                    )
+                    process.start()
                 processes.append(process)
         finally:
             signal.signal(signal.SIGINT, noting)
-        yield connections
+        yield pipes
     finally:
-        for connection in connections:
-            connection.close()
+        for pipe in pipes:
+            pipe.close()
         deadline = time.monotonic() + _END_SECONDS
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
@@ -138,10 +153,10 @@ def _started(plan: Plan) -> Iterator[list[Connection]]:
             process.close()
 
 
-def _tell(connections: list[Connection], order: str) -> None:
-    for connection in connections:
+def _tell(pipes: list[_Pipes], order: str) -> None:
+    for pipe in pipes:
         with suppress(OSError):
-            connection.send(order)
+            pipe.orders.send(order)
 
 
 def _receive(connection: Connection) -> Filling | Ready | Interval:

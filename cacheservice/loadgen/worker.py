@@ -1,7 +1,7 @@
-"""One process that generates load, told what to do, and telling what it saw, through a pipe.
+"""One process that generates load, told what to do through a pipe, and telling what it saw through another.
 
 It sends Filling now and then while it writes the entries, then Ready; once it is told to go, an Interval for
-each second, the last one of them marked. It ends when it is told to stop, or when the pipe is closed.
+each second, the last one of them marked. It ends when it is told to stop, or when a pipe is closed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -50,24 +51,30 @@ class Ready:
     """Why the first of them could not."""
 
 
-def work(share: Share, connection: Connection) -> None:
-    """All of the process."""
+def work(share: Share, orders: Connection, results: Connection) -> None:
+    """All of the process. The pipes are one-way: the event loop makes the one it reads non-blocking, and the
+    other must not be, so that results wait for a reader that is busy.
+    """
     # Whom it would tell may be gone.
-    with suppress(BrokenPipeError, ConnectionResetError):
-        uvloop.run(_Worker(share, connection).run())
+    with suppress(BrokenPipeError), ThreadPoolExecutor(1, "results") as sender:
+        uvloop.run(_Worker(share, orders, results, sender).run())
 
 
 class _Worker:
-    def __init__(self, share: Share, connection: Connection) -> None:
+    def __init__(
+        self, share: Share, orders: Connection, results: Connection, sender: ThreadPoolExecutor
+    ) -> None:
         self._share = share
         self._plan = share.plan
-        self._connection = connection
+        self._orders = orders
+        self._results = results
+        self._sender = sender
         self._go = asyncio.Event()
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._connection.fileno(), self._take_order)
+        loop.add_reader(self._orders.fileno(), self._take_order)
         clock = SystemClock()
         try:
             async with Client(
@@ -83,22 +90,23 @@ class _Worker:
                 await self._go.wait()
                 await self._load(performer, clock)
         finally:
-            loop.remove_reader(self._connection.fileno())
+            loop.remove_reader(self._orders.fileno())
             clock.close()
 
     def _take_order(self) -> None:
         try:
-            order = self._connection.recv()
+            order = self._orders.recv()
         except EOFError:
             order = STOP
-            asyncio.get_running_loop().remove_reader(self._connection.fileno())
+            asyncio.get_running_loop().remove_reader(self._orders.fileno())
         if order == STOP:
             self._stopped.set()
         self._go.set()
 
     async def _send(self, message: Any) -> None:
-        # In a thread, since whoever reads it may be busy.
-        await asyncio.get_running_loop().run_in_executor(None, self._connection.send, message)
+        # In a thread, since whoever reads it may be busy; always the same one, since a pipe takes one message
+        # at a time.
+        await asyncio.get_running_loop().run_in_executor(self._sender, self._results.send, message)
 
     async def _fill(self, performer: Performer) -> Ready:
         not_filled, message = 0, ""
