@@ -3,6 +3,7 @@
 A latency is counted in a cell of its first four decimal digits, in microseconds: exactly below 10 ms, and
 less than a thousandth too low above. What takes longer than an hour counts as that. So there are at most
 57,601 cells: 10,000 below 10 ms, 9,000 for each power of ten up to 1,000 s, and 2,601 up to the hour.
+All of them together take some 6 MB.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from cacheservice.loadgen.plan import GET, SET
 
 
 class Performer:
-    """Notes in `interval`, which may be exchanged at any time. Values have at most `max_bytes`."""
+    """Notes in `interval`, which may be exchanged at any time: an operation's latency, misses and failure
+    are in the same one. Values have at most `max_bytes`."""
 
     def __init__(self, client: Client, clock: Clock, max_bytes: int, *, get_or_load: bool = False) -> None:
         self.interval = Interval()
@@ -44,10 +45,12 @@ class Performer:
             else:
                 await self._client.delete_many(keys)
         except CacheServiceError as error:
+            self.interval.took(kind, self._clock.now() - since)
             self.interval.failed_with(kind, error)
             # What fails at once must not keep all others from their turn.
             await asyncio.sleep(0)
-        self.interval.took(kind, self._clock.now() - since)
+        else:
+            self.interval.took(kind, self._clock.now() - since)
 
     async def fill(self, sizes: Mapping[str, int], ttl: float) -> None:
         """Writes values of those sizes; raises what the client raises, and notes nothing."""
