@@ -2,7 +2,8 @@
 
 The path of a request: Batches does at once what it can, here and by Forwards. All else comes to `execute`,
 which groups the operations by the node to ask; the Owner does this node's own and has them replicated;
-`_execute_there` forwards the others. What a node could not be reached for goes round again, to the next owner.
+`_execute_there` forwards the others. What a node could not be reached for goes round again, to the next
+owner.
 """
 
 from __future__ import annotations
