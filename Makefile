@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/cacheservice/v1/*.proto)
 
-.PHONY: help run test slow simulate lint types arch unit proto bench-store bench-peers bench-membership bench-failover bench-near bench-hot-key demo-stampede tools clean
+.PHONY: help run test slow simulate lint types arch unit proto bench-store bench-peers bench-unary bench-membership bench-failover bench-near bench-hot-key demo-stampede tools clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ bench-store: .venv/dev ## Measure the store beside its peers (an hour; needs red
 bench-peers: .venv/dev ## Measure client and nodes beside Redis and others (half an hour; needs redis-server, memcached, nutcracker)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
 	$(BIN)/python -m benchmarks.peers
+
+bench-unary: .venv/dev ## Measure a unary Get beside an empty method (a minute; builds ghz, with Go)
+	GOBIN="$(CURDIR)/.tools" go install github.com/bojand/ghz/cmd/ghz@v0.121.0
+	PATH="$(CURDIR)/.tools:$$PATH" $(BIN)/python -m benchmarks.unary
 
 bench-membership: .venv/dev ## Measure membership in simulation (half an hour)
 	$(BIN)/python -m benchmarks.membership
