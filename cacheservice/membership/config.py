@@ -41,7 +41,8 @@ class MembershipConfig:
     search_interval_ms: int = 10_000
     """How often one address is tried of the members that are dead and of the seeds that are strange."""
     join_interval_ms: int = 300
-    """How often seeds are tried while nobody has answered."""
+    """How soon seeds are tried again while nobody has answered; doubled each time, up to
+    search_interval_ms."""
     sync_interval_ms: int = 60_000
     """How often whole views are exchanged with one member in any case, times 1 + members / 100."""
     recent_dead: int = 10

@@ -71,6 +71,7 @@ class Membership:
         self._next_round = now
         self._next_sync = now + self._sync_interval()
         self._next_search = now + config.join_interval_ms
+        self._join_pause = config.join_interval_ms
 
     @property
     def local(self) -> Member:
@@ -136,6 +137,8 @@ class Membership:
             case SeedsResolved(addresses):
                 self._seeds = addresses
                 self._join()
+                self._join_pause = self._config.join_interval_ms
+                self._next_search = min(self._next_search, self._now + self._join_pause)
             case PeerFailed(node_id):
                 self._detector.probe(self._view.get(node_id), self._now)
             case PeerDiffers(node_id):
@@ -261,11 +264,14 @@ class Membership:
         return interval // 2 + self._rng.randrange(interval)
 
     def _search(self) -> None:
-        """Tries seeds while the host is alone; later, now and then, one of the strange seeds and one of the
-        dead."""
+        """Tries seeds while the host is alone, ever more rarely; later, now and then, one of the strange
+        seeds and one of the dead."""
         seeds, dead = self._strange_seeds(), self._view.dead()
         is_joining = not (self.is_known_elsewhere if seeds else self.has_joined)
-        interval = self._config.join_interval_ms if is_joining else self._config.search_interval_ms
+        config = self._config
+        interval = self._join_pause if is_joining else config.search_interval_ms
+        longer = min(2 * self._join_pause, config.search_interval_ms)
+        self._join_pause = longer if is_joining else config.join_interval_ms
         self._next_search = self._now + interval // 2 + self._rng.randrange(interval)
         if is_joining:
             self._join()
@@ -273,7 +279,7 @@ class Membership:
             self._call(self._rng.choice(seeds))
         if dead:
             # Those who died last are the likeliest to be back.
-            recent = dead[-self._config.recent_dead :]
+            recent = dead[-config.recent_dead :]
             self._call(self._rng.choice(recent if self._rng.random() < 0.5 else dead).address)
 
     def _join(self) -> None:

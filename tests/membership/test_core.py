@@ -139,8 +139,8 @@ def test_seeds_are_asked_until_one_answers() -> None:
     harness = Harness()
     outputs = harness.core.handle(SeedsResolved(("s1:1", "s2:1")), harness.now)
     assert {send.address for send in sent(outputs, Sync)} == {"s1:1", "s2:1"}
-    asked_again = sent(harness.tick_until(5_000), Sync)
-    assert len(asked_again) >= 2 * 5_000 // (2 * CONFIG.join_interval_ms)
+    asked_again = sent(harness.tick_until(5 * CONFIG.join_interval_ms), Sync)
+    assert len(asked_again) >= 2 * 2
     assert not harness.core.has_joined
     harness.hear("s1", Sync((Member("s2", "s2:1", epoch=1),), reply_wanted=False))
     assert harness.core.has_joined
@@ -155,11 +155,26 @@ def test_seeds_are_asked_until_one_answers_that_is_not_on_this_host() -> None:
     assert (harness.core.has_joined, harness.core.has_joined_others) == (True, False)
     harness.hear("beside", host="h", incarnation=1)
     assert harness.core.has_joined_others, "it owns keys, and so has waited for others long enough"
-    asked_again = sent(harness.tick_until(5_000), Sync)
+    asked_again = sent(harness.tick_until(5 * CONFIG.join_interval_ms), Sync)
     assert {send.address for send in asked_again} == {"s1:1"}
-    assert len(asked_again) >= 5_000 // (2 * CONFIG.join_interval_ms)
+    assert len(asked_again) >= 2
     harness.hear("s1")
     assert len(sent(harness.tick_until(5_000), Sync)) <= 1
+
+
+@pytest.mark.parametrize("host", ["", "h"])
+def test_seeds_that_do_not_answer_are_asked_ever_more_rarely(host: str) -> None:
+    harness = Harness(host=host)
+    if host:
+        harness.hear("beside", host=host)
+    harness.core.handle(SeedsResolved(("s1:1",)), harness.now)
+    first = [send for send in sent(harness.tick_until(60_000), Sync) if send.address == "s1:1"]
+    assert 5 <= len(first) <= 20
+    later = [send for send in sent(harness.tick_until(600_000), Sync) if send.address == "s1:1"]
+    assert 600_000 // 2 <= len(later) * CONFIG.search_interval_ms <= 600_000 * 2
+    # New addresses are a new hope.
+    harness.core.handle(SeedsResolved(("s2:1",)), harness.now)
+    assert len(sent(harness.tick_until(5 * CONFIG.join_interval_ms), Sync)) >= 2
 
 
 def test_a_ping_is_answered() -> None:
