@@ -17,13 +17,18 @@ Stubs = TypeVar("Stubs")
 Options = Sequence[tuple[str, int | str]]
 
 
-def open_channel(address: str, options: Options, certificates: Certificates | None) -> grpc.aio.Channel:
-    """A channel with TLS if there are certificates: those of now, for as long as it is open."""
+def open_channel(
+    address: str, options: Options, certificates: Certificates | None, host: str = ""
+) -> grpc.aio.Channel:
+    """A channel with TLS if there are certificates: those of now, for as long as it is open.
+
+    The other side's is to have their server name; without one that of `host`, or else of the address.
+    """
     if certificates is None:
         return grpc.aio.insecure_channel(address, options=options)
     pems = certificates.current()
     credentials = grpc.ssl_channel_credentials(pems.ca, pems.key, pems.cert)
-    name = certificates.server_name
+    name = certificates.server_name or host
     override = [("grpc.ssl_target_name_override", name)] if name else []
     return grpc.aio.secure_channel(address, credentials, options=[*options, *override])
 

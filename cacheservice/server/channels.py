@@ -66,12 +66,17 @@ class PeerChannels:
         self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def gossip_stub(self, address: str, *, keep: bool) -> AsyncIterator[PeerServiceAsyncStub]:
-        """For one message; unless `keep`, over a channel of its own, which does not go on connecting."""
+    async def gossip_stub(
+        self, address: str, *, keep: bool, host: str = ""
+    ) -> AsyncIterator[PeerServiceAsyncStub]:
+        """For one message; unless `keep`, over a channel of its own, which does not go on connecting.
+
+        That one's certificate is to have the name `host`, if it is given, instead of that of the address.
+        """
         if keep or address in self._open:
             yield self._get(address).stubs.peer
             return
-        async with open_channel(address, self._options, self._certificates) as channel:
+        async with open_channel(address, self._options, self._certificates, host) as channel:
             yield PeerServiceStub(channel)
 
     def stream(self, address: str, purpose: str) -> PeerStream:

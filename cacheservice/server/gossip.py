@@ -69,6 +69,7 @@ class Gossip:
         cluster_id: str,
         ring_settings: RingSettings,
         seeds: Sequence[str],
+        siblings: Sequence[str],
         channels: PeerChannels,
         clock: Clock,
         on_change: Callable[[], None],
@@ -77,7 +78,7 @@ class Gossip:
         self._core = core
         self._cluster_id = cluster_id
         self._ring_settings = ring_settings
-        self._seeds = Seeds(seeds, lambda addresses: self._handle(SeedsResolved(addresses)))
+        self._seeds = Seeds(seeds, siblings, lambda addresses: self._handle(SeedsResolved(addresses)))
         self._channels = channels
         self._clock = clock
         self._on_change = on_change
@@ -259,8 +260,11 @@ class Gossip:
             virtual_nodes=self._ring_settings.virtual_nodes,
             replication_factor=self._ring_settings.replication_factor,
         )
+        keep = self._is_at(send)
+        # Who is looked for at a seed's IP address need only have a certificate for the seed's name.
+        host = "" if send.to_node else self._seeds.host_of(send.address)
         try:
-            async with self._channels.gossip_stub(send.address, keep=self._is_at(send)) as stub:
+            async with self._channels.gossip_stub(send.address, keep=keep, host=host) as stub:
                 response = await stub.Gossip(request, timeout=_SEND_TIMEOUT_SECONDS)
             sender = gossip_codec.member_from_proto(response.sender)
             local = self._core.local.node_id

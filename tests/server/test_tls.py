@@ -38,9 +38,9 @@ def tls(authority: Authority, tmp_path: Path) -> Tls:
 
 @pytest.fixture
 def start(stack: AsyncExitStack, tls: Tls) -> Start:
-    async def start_node(**settings: Any) -> NodeServer:
+    async def start_node(*siblings: str, **settings: Any) -> NodeServer:
         chosen = {"listen": "127.0.0.1:0", **settings_of(tls), **settings}
-        server = NodeServer(Settings(drain_seconds=0, **chosen))
+        server = NodeServer(Settings(drain_seconds=0, **chosen), siblings)
         await server.start()
         await server.join()
         stack.push_async_callback(server.stop)
@@ -121,6 +121,34 @@ async def test_nodes_may_all_have_one_name_instead_of_their_addresses(
     client = replace(authority.issue(tmp_path / "client", "client"), server_name=NAME)
     async with Client(address_of(first), tls=client, timeout=20) as cache:
         await replicated(cache, 2)
+
+
+@pytest.mark.parametrize("is_sibling", [False, True])
+async def test_nodes_are_found_by_names_that_their_certificates_have(
+    start: Start, authority: Authority, tmp_path: Path, is_sibling: bool
+) -> None:
+    """Not by the addresses behind the names, which the certificates have not."""
+    files = settings_of(authority.issue(tmp_path / "named", "localhost"))
+    first = await start(node_id="n1", listen="localhost:0", **files)
+    at = f"localhost:{first.port}"
+    siblings, seeds = ((at,), ()) if is_sibling else ((), (at,))
+    await start(*siblings, node_id="n2", listen="localhost:0", seeds=seeds, **files)
+    client = authority.issue(tmp_path / "client", "client")
+    async with Client(at, tls=client, timeout=20) as cache:
+        await replicated(cache, 2)
+
+
+async def test_who_is_found_at_a_seed_is_to_have_its_name(
+    start: Start, authority: Authority, tmp_path: Path
+) -> None:
+    """Whatever DNS says: the address alone proves nothing."""
+    files = settings_of(authority.issue(tmp_path / "numbered", "127.0.0.1"))
+    first = await start(node_id="n1", **files)
+    seeds = (f"localhost:{first.port}",)
+    second = await start(node_id="n2", seeds=seeds, join_timeout_seconds=0.5, **files)
+    client = authority.issue(tmp_path / "client", "client")
+    async with Client(address_of(second), tls=client, timeout=20) as cache:
+        assert (await cache.set("k", b"v")).replicas == 1
 
 
 async def test_a_node_that_asks_for_no_certificates(start: Start, tls: Tls) -> None:
