@@ -250,8 +250,8 @@ class Settings(LoadSettings, BaseSettings):
 
     @model_validator(mode="after")
     def _certificates_can_be_used(self) -> Settings:
-        if self.certificates() is None and (self.tls_cert or self.tls_key or self.tls_ca):
-            raise ValueError("tls_cert, tls_key and tls_ca must be given together")
+        if self.certificates() is None:
+            _check_plaintext(self)
         return self
 
     def certificates(self) -> Certificates | None:
@@ -273,6 +273,19 @@ class Settings(LoadSettings, BaseSettings):
         return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file))
 
 
+def _check_plaintext(settings: Settings) -> None:
+    """Who has given anything for TLS is not to be without, unawares."""
+    given = [
+        name
+        for name in ("tls_cert", "tls_key", "tls_ca", "tls_server_name", "tls_client_auth")
+        if name in settings.model_fields_set and getattr(settings, name)
+    ]
+    if given:
+        rule = "tls_cert, tls_key and tls_ca must be given together"
+        missing = [name for name in ("tls_cert", "tls_key", "tls_ca") if name not in given]
+        raise ValueError(f"{' and '.join(given)} without {' and '.join(missing)}: {rule}")
+
+
 def _check_workers(settings: Settings) -> None:
     longest = LONGEST_NAME - len(f"-w{settings.workers - 1}")
     if len(settings.node_id) > longest:
@@ -288,6 +301,22 @@ def _check_workers(settings: Settings) -> None:
         if not 1 <= port <= highest:
             bound = f"from 1 to {highest} with {settings.workers} workers, which have the ports that follow"
             raise ValueError(f"the port of {name} must be {bound}, got {port}")
+    for name in ("listen", "advertise"):
+        if _overlap(getattr(settings, name), settings.health_listen, settings.workers):
+            raise ValueError(
+                f"the ports of {name} ({getattr(settings, name)}) and health_listen "
+                f"({settings.health_listen}) must be at least {settings.workers} apart with "
+                f"{settings.workers} workers, which have the ports that follow"
+            )
+
+
+def _overlap(one: str | None, other: str | None, count: int) -> bool:
+    """Whether so many ports from the one address on have any in common with as many from the other."""
+    if one is None or other is None:
+        return False
+    (host, port), (other_host, other_port) = split_address(one), split_address(other)
+    may_be_same = host == other_host or _is_wildcard(host) or _is_wildcard(other_host)
+    return may_be_same and abs(port - other_port) < count
 
 
 def _is_wildcard(host: str) -> bool:

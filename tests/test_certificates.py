@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from cacheservice.certificates import Certificates, Tls
 from cacheservice.config import Settings
 from cacheservice.handshake import explained
-from tests.certificates import Authority, settings_of
+from tests.certificates import NAME, Authority, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +128,20 @@ def test_settings_name_what_is_wrong_with_the_files(tls: Tls, tmp_path: Path) ->
             Settings(**{**files, name: tmp_path / "missing"})  # type: ignore[arg-type]
         with pytest.raises(ValidationError, match="tls_cert, tls_key and tls_ca must be given together"):
             Settings(**{**files, name: None})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tls_client_auth", "require"), ("tls_client_auth", "none"), ("tls_server_name", NAME)],
+)
+def test_settings_for_tls_are_refused_without_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    with pytest.raises(ValidationError, match=f"{name} without tls_cert and tls_key and tls_ca"):
+        Settings(**{name: value})  # type: ignore[arg-type]
+    monkeypatch.setenv(f"CACHESERVICE_{name.upper()}", value)
+    with pytest.raises(ValidationError, match=f"{name} without tls_cert and tls_key and tls_ca"):
+        Settings()
 
 
 def test_only_attempts_to_connect_are_explained() -> None:

@@ -54,8 +54,9 @@ def _checked(given: dict[str, str | None]) -> Tls | None:
     """Ends the process with code 2 when the files cannot be used."""
     ca = given["tls_ca"]
     if ca is None:
-        if given["tls_cert"] or given["tls_key"]:
-            fail("--tls-cert and --tls-key need --tls-ca", code=2)
+        flags = [flag_of(name) for name, value in given.items() if value]
+        if flags:
+            fail(f"without --tls-ca nothing is encrypted: {' and '.join(flags)} cannot be used", code=2)
         return None
     tls = Tls(ca, given["tls_cert"], given["tls_key"], given["tls_server_name"] or "")
     try:

@@ -41,7 +41,8 @@ def programs(settings: Settings) -> list[Program]:
             # The names are for whoever looks at the list of processes.
             (sys.executable, "-m", "cacheservice.cli.worker", worker.node_id, worker.listen),
             {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)},
-            Orders(settings=worker, siblings=siblings).model_dump_json().encode() + b"\n",
+            # What was left out stays so: some settings may only be given together with others.
+            Orders(settings=worker, siblings=siblings).model_dump_json(exclude_unset=True).encode() + b"\n",
         )
         for worker in workers
     ]

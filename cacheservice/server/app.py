@@ -315,7 +315,8 @@ async def serve(
     await asyncio.wait((told_to_stop, joining, server.name_taken), return_when=asyncio.FIRST_COMPLETED)
     if joining.done():
         await joining
-        _log.info("ready node=%s address=%s cluster=%s", settings.node_id, address, settings.cluster_id)
+        names = settings.node_id, address, settings.cluster_id
+        _log.info("ready node=%s address=%s cluster=%s tls=%s", *names, _tls(settings))
     else:
         joining.cancel()
     await asyncio.wait((told_to_stop, server.name_taken), return_when=asyncio.FIRST_COMPLETED)
@@ -333,6 +334,13 @@ async def serve(
             f"a process that was started later, at {server.name_taken.result()}, has the id "
             f"{settings.node_id!r}; node ids must be distinct"
         )
+
+
+def _tls(settings: Settings) -> str:
+    """For the log: whether callers need a certificate, or TLS at all."""
+    if settings.tls_cert is None:
+        return "off"
+    return "required" if settings.tls_client_auth == "require" else "on"
 
 
 def _enable_reflection(server: grpc.aio.Server) -> None:

@@ -69,3 +69,25 @@ def test_they_are_told_everything_and_read_nothing_themselves(
 def test_what_cannot_be_divided_is_refused(field: str, value: object, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         Settings(**{"workers": 2, field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("listen", "advertise", "health_listen", "field"),
+    [
+        ("0.0.0.0:7700", "h:7700", "0.0.0.0:7701", "listen"),
+        ("127.0.0.1:7701", None, "127.0.0.1:7700", "listen"),
+        ("10.0.0.1:7700", None, "[::]:7700", "listen"),
+        ("10.0.0.1:7700", "10.0.0.1:7800", "0.0.0.0:7801", "advertise"),
+    ],
+)
+def test_ports_that_two_would_have_are_refused(
+    listen: str, advertise: str | None, health_listen: str, field: str
+) -> None:
+    words = rf"the ports of {field} \(.*\) and health_listen \(.*\) must be at least 2 apart"
+    with pytest.raises(ValidationError, match=words):
+        Settings(workers=2, listen=listen, advertise=advertise, health_listen=health_listen)
+
+
+def test_ports_of_different_addresses_may_be_the_same() -> None:
+    for health_listen in ("127.0.0.1:7700", "10.0.0.1:7702"):
+        Settings(workers=2, listen="10.0.0.1:7700", health_listen=health_listen)

@@ -116,9 +116,18 @@ def test_commands_say_what_is_wrong_with_tls(cluster: ClusterProcesses, tls: Tls
     done = cli("get", "k", *target, "--tls-ca", str(tmp_path / "missing"))
     assert done.exit_code == 2
     assert "--tls-ca: cannot read" in done.stderr
-    done = cli("get", "k", *target, "--tls-cert", str(tls.cert))
-    assert done.exit_code == 2
-    assert "--tls-cert and --tls-key need --tls-ca" in done.stderr
+    for flag, value in (("--tls-cert", str(tls.cert)), ("--tls-server-name", NAME)):
+        done = cli("get", "k", *target, flag, value)
+        assert done.exit_code == 2
+        assert f"without --tls-ca nothing is encrypted: {flag} cannot be used" in done.stderr
+
+
+def test_the_log_says_whether_tls_is_required(
+    cluster: ClusterProcesses, shared_cluster: ClusterProcesses
+) -> None:
+    for nodes, words in ((cluster, "tls=required\n"), (shared_cluster, "tls=off\n")):
+        for node in nodes.running:
+            assert words in node.log.read_text()
 
 
 def test_grpcurl_with_certificates(cluster: ClusterProcesses, tls: Tls, tool: Callable[[str], str]) -> None:
