@@ -30,7 +30,7 @@ def serve(**flags: str | None) -> None:
     try:
         settings = Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        fail("; ".join(_problem(detail) for detail in error.errors()), code=2)
+        fail(problems(error), code=2)
     except (SettingsError, TOMLDecodeError, OSError) as error:
         fail(str(error), code=2)
     if settings.workers > 1:
@@ -40,6 +40,11 @@ def serve(**flags: str | None) -> None:
         run_node(settings)
     except (OSError, NodeIdTaken) as error:
         fail(str(error))
+
+
+def problems(error: ValidationError, *, within: tuple[str, ...] = ()) -> str:
+    """What is wrong with which settings, which are `within` what was checked."""
+    return "; ".join(_problem(detail, len(within)) for detail in error.errors())
 
 
 def run_node(
@@ -63,8 +68,8 @@ def _settle_logging(settings: Settings, name: str) -> None:
     logging.getLogger("grpc").setLevel(logging.WARNING)
 
 
-def _problem(detail: Any) -> str:
-    where = ".".join(str(part) for part in detail["loc"])
+def _problem(detail: Any, depth: int) -> str:
+    where = ".".join(str(part) for part in detail["loc"][depth:])
     message = detail["msg"].removeprefix("Value error, ")
     got = f" (got {detail['input']!r})" if not message.startswith(repr(detail["input"])) else ""
     return f"{where}: {message}{got}" if where else message

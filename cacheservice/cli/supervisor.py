@@ -132,7 +132,8 @@ class Supervisor:
             async with asyncio.timeout(seconds):
                 return await self._stopped.wait()
         except TimeoutError:
-            return False
+            # It may have been told to in the very moment that the time was over.
+            return self._stopped.is_set()
 
 
 def _ending(code: int) -> str:

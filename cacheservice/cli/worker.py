@@ -10,8 +10,11 @@ import signal
 import sys
 from contextlib import suppress
 from threading import Thread
+from typing import NoReturn
 
-from cacheservice.cli.serve import run_node
+from pydantic import ValidationError
+
+from cacheservice.cli.serve import problems, run_node
 from cacheservice.cli.supervisor import HOPELESS
 from cacheservice.cli.workers import Orders
 from cacheservice.errors import NodeIdTaken
@@ -23,14 +26,22 @@ def main() -> None:
     line = sys.stdin.buffer.readline()
     if not line:
         return
-    orders = Orders.model_validate_json(line)
+    name = sys.argv[1]
+    try:
+        orders = Orders.model_validate_json(line)
+    except ValidationError as error:
+        # Certificates were all right when the parent began, but are files, which change.
+        _fail(name, problems(error, within=("settings",)))
     Thread(target=_end_with_parent, daemon=True).start()
-    name = orders.settings.node_id
     try:
         run_node(orders.settings, orders.siblings, name=name, on_start=_tell_parent)
     except (OSError, NodeIdTaken) as error:
-        print(f"error: {name}: {error}", file=sys.stderr)
-        sys.exit(HOPELESS if isinstance(error, NodeIdTaken) else 1)
+        _fail(name, str(error), HOPELESS if isinstance(error, NodeIdTaken) else 1)
+
+
+def _fail(name: str, problem: str, code: int = 1) -> NoReturn:
+    print(f"error: {name}: {problem}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _tell_parent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -179,6 +180,29 @@ async def test_one_that_waits_for_its_next_start_is_not_started(
     supervisor.stop()
     assert await ended(task) == 0
     assert len(runs.pids) == 1
+
+
+async def test_it_is_not_started_either_when_the_wait_ends_as_all_are_told_to_stop(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    class StopsAsTheWaitEnds(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "started anew" in record.msg:
+                # In the next round the wait is over, and before the one after that begins all are stopped.
+                loop.call_soon(loop.call_soon, supervisor.stop)
+
+    killed = program("import os; os.kill(os.getpid(), 9)")
+    supervisor = Supervisor([killed], SECONDS, first_pause_seconds=0)
+    log, handler = logging.getLogger("cacheservice.cli.supervisor"), StopsAsTheWaitEnds()
+    caplog.set_level(logging.INFO)
+    log.addHandler(handler)
+    try:
+        assert await ended(start(supervisor)) == 0
+    finally:
+        log.removeHandler(handler)
+    assert len([record for record in caplog.records if record.msg.startswith("started")]) == 1
 
 
 async def test_orders_come_on_stdin(start: Start, runs: Runs) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from pydantic import ValidationError
 
 from cacheservice.cli.workers import Orders, programs, settings_of_workers
 from cacheservice.config import MiB, Settings
+from tests.certificates import Authority, settings_of
 
 
 def test_workers_follow_each_other() -> None:
@@ -52,6 +55,21 @@ def test_they_are_told_everything_and_read_nothing_themselves(
     assert orders[0].settings.max_value_bytes == MiB
     assert orders[0].settings.seeds == ("a:1", "b:2")
     assert orders[1].siblings == ("127.0.0.1:7700", "127.0.0.1:7701")
+
+
+@pytest.mark.parametrize("content", [b"half of", None])
+def test_files_that_cannot_be_used_any_longer_are_named(tmp_path: Path, content: bytes | None) -> None:
+    tls = Authority().issue(tmp_path / "tls")
+    [told, _] = programs(Settings(node_id="n1", workers=2, **settings_of(tls)))  # type: ignore[arg-type]
+    file = tmp_path / "tls" / "tls.crt"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    done = subprocess.run(told.command, input=told.orders, capture_output=True, timeout=60)
+    assert done.returncode == 1
+    said = done.stderr.decode()
+    assert re.fullmatch(r"error: n1-w0: tls_cert: [^\n]+\n", said), said
+    assert "tls_key" not in said
 
 
 @pytest.mark.parametrize(
