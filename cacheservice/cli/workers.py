@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import sys
 
 from pydantic import BaseModel, ByteSize
@@ -12,6 +10,7 @@ from pydantic import BaseModel, ByteSize
 from cacheservice.address import join_address, split_address
 from cacheservice.cli.supervisor import Program, Supervisor
 from cacheservice.config import ENV_PREFIX, Settings
+from cacheservice.server.stop_signals import on_stop_signal
 
 _STOP_SLACK_SECONDS = 15.0
 """What a node may take to stop beyond drain_seconds: it says so to others, and finishes its requests."""
@@ -51,17 +50,7 @@ def programs(settings: Settings) -> list[Program]:
 async def run_workers(settings: Settings) -> int:
     """Runs the workers until SIGTERM or SIGINT; the exit code."""
     supervisor = Supervisor(programs(settings), settings.drain_seconds + _STOP_SLACK_SECONDS)
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # Who asks again, even while the process is on its way out, must not turn a clean end into a kill.
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)
-        supervisor.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    on_stop_signal(supervisor.stop)
     return await supervisor.run()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -38,6 +37,7 @@ from cacheservice.server.gossip import Gossip, RingSettings
 from cacheservice.server.guard import Admission, TolerantServer
 from cacheservice.server.memory import MemoryKeeper, resident_bytes, settle_allocator, settle_collector
 from cacheservice.server.peer_service import PeerServicer
+from cacheservice.server.stop_signals import ignore_stop_signals, on_stop_signal
 from cacheservice.server.streams import Streams
 from cacheservice.server.supervision import for_ever
 from cacheservice.server.transport import GrpcTransport
@@ -303,9 +303,7 @@ async def serve(
     """Runs one node until SIGTERM or SIGINT; `on_start` is called once its address is bound."""
     settle_allocator()
     stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    on_stop_signal(stopped.set)
     server = NodeServer(settings, siblings)
     address = await server.start()
     on_start()
@@ -322,10 +320,7 @@ async def serve(
     await asyncio.wait((told_to_stop, server.name_taken), return_when=asyncio.FIRST_COMPLETED)
     gives_way = server.name_taken.done() and not stopped.is_set()
     told_to_stop.cancel()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # Who asks again, even while the process is on its way out, must not turn a clean end into a kill.
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_IGN)
+    ignore_stop_signals()
     _log.info("stopping")
     await server.stop()
     _log.info("stopped")
