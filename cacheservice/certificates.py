@@ -53,7 +53,7 @@ class Certificates:
         if len(self._paths) == 2:
             raise ValueError(f"{prefix}cert and {prefix}key must be given together")
         self._stamps = self._stamp()
-        self._pems = self._read()
+        self._pems = self._read(self._stamps)
 
     def current(self) -> Pems:
         """The same object until what is in the files has changed."""
@@ -61,7 +61,7 @@ class Certificates:
         if stamps != self._stamps:
             self._stamps = stamps
             try:
-                pems = self._read()
+                pems = self._read(stamps)
             except ValueError as error:
                 _log.warning("%s; the certificates that were read before remain in use", error)
             else:
@@ -73,7 +73,8 @@ class Certificates:
     def _stamp(self) -> dict[str, Stamp | None]:
         return {path: _stamp(path) for path in self._paths.values()}
 
-    def _read(self) -> Pems:
+    def _read(self, stamps: dict[str, Stamp | None]) -> Pems:
+        """ValueError also when the files have other `stamps` now: what was read may be of two kinds."""
         found: dict[str, bytes] = {}
         for field, path in self._paths.items():
             try:
@@ -82,6 +83,9 @@ class Certificates:
             except OSError as error:
                 raise ValueError(f"{self._prefix}{field}: cannot read {path}: {error.strerror}") from None
         self._check(found)
+        for field, path in self._paths.items():
+            if _stamp(path) != stamps[path]:
+                raise ValueError(f"{self._prefix}{field}: {path} was replaced while it was read")
         return Pems(found["ca"], found.get("cert"), found.get("key"))
 
     def _check(self, found: Mapping[str, bytes]) -> None:

@@ -11,25 +11,24 @@ import grpc
 from cacheservice.certificates import Certificates, Pems
 from cacheservice.wire import connects
 
-_CLOSE_GRACE_SECONDS = 2.0
+CLOSE_GRACE_SECONDS = 2.0
+"""For calls under way over a channel that nobody needs any longer."""
 
 Stubs = TypeVar("Stubs")
 Options = Sequence[tuple[str, int | str]]
 
 
 def open_channel(
-    address: str, options: Options, certificates: Certificates | None, host: str = ""
+    address: str, options: Options, pems: Pems | None, server_name: str = ""
 ) -> grpc.aio.Channel:
-    """A channel with TLS if there are certificates: those of now, for as long as it is open.
+    """A channel, with TLS if there are certificates: with these for as long as it is open.
 
-    The other side's is to have their server name; without one that of `host`, or else of the address.
+    The other side's certificate is to have the server name, or without one that of the address.
     """
-    if certificates is None:
+    if pems is None:
         return grpc.aio.insecure_channel(address, options=options)
-    pems = certificates.current()
     credentials = grpc.ssl_channel_credentials(pems.ca, pems.key, pems.cert)
-    name = certificates.server_name or host
-    override = [("grpc.ssl_target_name_override", name)] if name else []
+    override = [("grpc.ssl_target_name_override", server_name)] if server_name else []
     return grpc.aio.secure_channel(address, credentials, options=[*options, *override])
 
 
@@ -98,14 +97,16 @@ class Connection(Generic[Stubs]):
         await asyncio.gather(self._channel.close(grace), *self._closing)
 
     def _open(self) -> None:
-        self._pems = None if self._certificates is None else self._certificates.current()
-        self._channel = open_channel(self._address, self._options, self._certificates)
+        given = self._certificates
+        self._pems = None if given is None else given.current()
+        name = "" if given is None else given.server_name
+        self._channel = open_channel(self._address, self._options, self._pems, name)
         self._stubs = self._bind(self._channel)
 
     def _renew(self, certificates: Certificates) -> None:
         is_idle = self._channel.get_state() is grpc.ChannelConnectivity.IDLE
         if (is_idle or self.has_failed) and certificates.current() is not self._pems:
-            closing = asyncio.create_task(self._channel.close(_CLOSE_GRACE_SECONDS))
+            closing = asyncio.create_task(self._channel.close(CLOSE_GRACE_SECONDS))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
             self._open()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,28 @@ def test_new_files_that_cannot_be_used_are_logged_once_and_left_alone(
     assert "is not the key of" in record.message
     Path(tls.key or "").write_bytes(Path(other.key or "").read_bytes())
     assert certificates.current().key == Path(other.key or "").read_bytes()
+
+
+def test_files_that_are_replaced_while_they_are_read_are_read_again(
+    authority: Authority, tls: Tls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key was there before the certificate, and that is when they are read."""
+    certificates = Certificates(tls)
+    before = certificates.current()
+    other = Certificates(authority.issue(tmp_path / "other")).current()
+    assert other.cert is not None
+    assert other.key is not None
+    Path(tls.key or "").write_bytes(other.key)
+    check = Certificates._check
+
+    def replaced_and_checked(self: Certificates, found: Mapping[str, bytes]) -> None:
+        Path(tls.cert or "").write_bytes(other.cert or b"")
+        check(self, found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Certificates, "_check", replaced_and_checked)
+        assert certificates.current() is before
+    assert certificates.current() == other
 
 
 def test_settings_name_what_is_wrong_with_the_files(tls: Tls, tmp_path: Path) -> None:

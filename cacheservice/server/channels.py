@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from cacheservice.certificates import Certificates
-from cacheservice.connection import Connection, open_channel
+from cacheservice.connection import CLOSE_GRACE_SECONDS, Connection, open_channel
 from cacheservice.server.peer_stream import PeerStream
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.peer_pb2_grpc import PeerServiceStub
@@ -24,7 +24,6 @@ _MAX_RECONNECT_MS = 500
 _CONNECT_TIMEOUT_MS = 1_000
 _KEEPALIVE_MS = 10_000
 _PING_TIMEOUT_MS = 5_000
-_CLOSE_GRACE_SECONDS = 2.0
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
@@ -76,7 +75,9 @@ class PeerChannels:
         if keep or address in self._open:
             yield self._get(address).stubs.peer
             return
-        async with open_channel(address, self._options, self._certificates, host) as channel:
+        given = self._certificates
+        pems, name = (given.current(), given.server_name or host) if given else (None, "")
+        async with open_channel(address, self._options, pems, name) as channel:
             yield PeerServiceStub(channel)
 
     def stream(self, address: str, purpose: str) -> PeerStream:
@@ -120,4 +121,4 @@ def _stubs(channel: grpc.aio.Channel) -> PeerStubs:
 
 async def _close(connection: Connection[PeerStubs], streams: Iterable[PeerStream]) -> None:
     await asyncio.gather(*(stream.close() for stream in streams))
-    await connection.close(_CLOSE_GRACE_SECONDS)
+    await connection.close(CLOSE_GRACE_SECONDS)

@@ -55,8 +55,8 @@ def address_of(server: NodeServer) -> str:
 
 async def status(address: str, tls: Tls | None) -> int:
     """What health says over a new connection; AioRpcError when there is none."""
-    certificates = None if tls is None else Certificates(tls)
-    async with open_channel(address, [("grpc.use_local_subchannel_pool", 1)], certificates) as channel:
+    pems = None if tls is None else Certificates(tls).current()
+    async with open_channel(address, [("grpc.use_local_subchannel_pool", 1)], pems) as channel:
         health: Any = HealthStub(channel)
         answer = await health.Check(HealthCheckRequest(service=READINESS), timeout=20)
     return int(answer.status)
