@@ -16,7 +16,7 @@ test: lint types arch unit ## Check style, types, contracts and architecture, an
 slow: .venv/dev .venv-proto/done .tools/done ## Run the tests that take longer
 	$(BIN)/pytest -m "slow and not simulation" --numprocesses 2
 
-simulate: .venv/dev ## Run whole clusters in simulation, 600 stories of five minutes (ten minutes; SEEDS=500 for more)
+simulate: .venv/dev ## Run whole clusters in simulation, 800 stories of five minutes (a quarter of an hour; SEEDS=500 for more)
 	SEEDS=$(or $(SEEDS),200) $(BIN)/pytest -m simulation --numprocesses 2
 
 unit: .venv/dev .venv-proto/done .tools/done ## Run the test suite alone
