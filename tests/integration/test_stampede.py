@@ -22,7 +22,7 @@ async def test_only_naive_readers_ask_the_origin_more_than_once_for_an_expiry(
     assert result.reads == LOAD.rate * LOAD.seconds
     assert not result.failed
     by_expiry = result.by_expiry(LOAD.ttl)
-    assert len(by_expiry) > 1
+    assert (len(by_expiry) > 1) is variant.expires
     if variant.is_naive:
         assert max(by_expiry) > 1
     else:
