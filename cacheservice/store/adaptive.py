@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Self
 
-from cacheservice.store.ghosts import Ghosts, fingerprint
+from cacheservice.store.ghosts import FINGERPRINT, Ghosts
 from cacheservice.store.s3fifo import S3FIFO
 
 LEAST_SHARE = 0.05
@@ -36,20 +36,19 @@ class Adaptive(S3FIFO):
         return other
 
     def _comes_again(self, key: str) -> bool:
-        ghost = fingerprint(key)
-        main, small = self._main, self._small
-        if self._ghosts.take(ghost, len(main.newer) + len(main.oldest)):
+        ghost = hash(key) & FINGERPRINT
+        if self._ghosts.take(ghost, self._main):
             step = _step(len(self._main_ghosts), len(self._ghosts))
             self._share = min(LARGEST_SHARE, self._share + step / (len(self) or 1))
             return True
-        if self._main_ghosts.take(ghost, len(small.newer) + len(small.oldest)):
+        if self._main_ghosts.take(ghost, self._small):
             step = _step(len(self._ghosts), len(self._main_ghosts))
             self._share = max(LEAST_SHARE, self._share - step / (len(self) or 1))
             return True
         return False
 
-    def _left_main(self, key: str) -> None:
-        self._main_ghosts.add(fingerprint(key), len(self._small))
+    def _left_main(self, key: str, in_small: int) -> None:
+        self._main_ghosts.add(hash(key) & FINGERPRINT, in_small)
 
 
 def _step(others: int, such: int) -> float:

@@ -52,8 +52,13 @@ class _Miniature:
         self._make_room(0)
 
     def _make_room(self, extra: int) -> None:
-        while self._bytes + extra > self.max_bytes and len(self.entries):
-            self._bytes -= _cost(self.entries.evict()[1])
+        over = self._bytes + extra - self.max_bytes
+        if over > 0:
+            for _, header in self.entries.victims():
+                self._bytes -= _cost(header)
+                over -= _cost(header)
+                if over <= 0:
+                    break
 
     def pop(self, key: str) -> None:
         held = self.entries.pop(key)

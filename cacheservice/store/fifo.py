@@ -33,8 +33,8 @@ class FIFO:
     def pop(self, key: str) -> bytes | None:
         return self._queue.pop(key)
 
-    def evict(self) -> tuple[str, bytes]:
-        return self._queue.popleft()
+    def victims(self) -> Iterator[tuple[str, bytes]]:
+        return self._queue.victims()
 
     def split(self, goes: Callable[[str], bool]) -> FIFO:
         other = FIFO()

@@ -56,16 +56,15 @@ class LFU:
         uses = self._uses.pop(key, None)
         return None if uses is None else self._take(key, uses)
 
-    def evict(self) -> tuple[str, bytes]:
-        if not self._uses:
-            raise KeyError("there is no entry to evict")
-        fewest = min(self._queues)
-        queue = self._queues[fewest]
-        key, packed = queue.popleft()
-        if not queue:
-            del self._queues[fewest]
-        del self._uses[key]
-        return key, packed
+    def victims(self) -> Iterator[tuple[str, bytes]]:
+        while self._uses:
+            fewest = min(self._queues)
+            queue = self._queues[fewest]
+            key, packed = queue.popleft()
+            if not queue:
+                del self._queues[fewest]
+            del self._uses[key]
+            yield key, packed
 
     def split(self, goes: Callable[[str], bool]) -> LFU:
         other = LFU()

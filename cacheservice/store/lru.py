@@ -36,9 +36,8 @@ class LRU:
     def pop(self, key: str) -> bytes | None:
         return self._queue.pop(key)
 
-    def evict(self) -> tuple[str, bytes]:
-        queue = self._queue
-        return queue.oldest.popitem() if queue.oldest else queue.popleft()
+    def victims(self) -> Iterator[tuple[str, bytes]]:
+        return self._queue.victims()
 
     def split(self, goes: Callable[[str], bool]) -> LRU:
         other = LRU()

@@ -33,8 +33,11 @@ class EvictionPolicy(Protocol):
         """Removes and returns the entry."""
         ...
 
-    def evict(self) -> tuple[str, bytes]:
-        """Removes and returns the entry that is worth least. KeyError when empty."""
+    def victims(self) -> Iterator[tuple[str, bytes]]:
+        """Removes one entry after the other, that which is worth least first, as long as it is asked.
+
+        Nothing must be changed otherwise between the first that is asked for and the last.
+        """
         ...
 
     def split(self, goes: Callable[[str], bool]) -> Self:

@@ -44,14 +44,23 @@ class EntryQueue:
     def pop(self, key: str) -> bytes | None:
         return self.newer.pop(key, None) or self.oldest.pop(key, None)
 
+    def victims(self) -> Iterator[tuple[str, bytes]]:
+        """Takes out one entry after the other, that which was appended first at first."""
+        while self.oldest or self.newer:
+            oldest = self.oldest or self.set_apart()
+            while oldest:
+                yield oldest.popitem()
+
     def popleft(self) -> tuple[str, bytes]:
         """Takes out the entry that was appended first. KeyError when there is none."""
-        if not self.oldest:
-            first = list(islice(self.newer, _AT_A_TIME))
-            first.reverse()
-            pop = self.newer.pop
-            self.oldest = {key: pop(key) for key in first}
-        return self.oldest.popitem()
+        return (self.oldest or self.set_apart()).popitem()
+
+    def set_apart(self) -> dict[str, bytes]:
+        first = list(islice(self.newer, _AT_A_TIME))
+        first.reverse()
+        pop = self.newer.pop
+        self.oldest = {key: pop(key) for key in first}
+        return self.oldest
 
     def split(self, goes: Callable[[str], bool]) -> EntryQueue:
         """Moves the entries whose key `goes` into a new queue; the order stays as it was."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Self
 
-from cacheservice.store.ghosts import Ghosts, fingerprint
+from cacheservice.store.ghosts import FINGERPRINT, Ghosts
 from cacheservice.store.queue import EntryQueue
 
 SMALL_SHARE = 0.1
@@ -48,7 +48,13 @@ class S3FIFO:
 
     def peek(self, key: str) -> bytes | None:
         main, small = self._main, self._small
-        return main.newer.get(key) or small.newer.get(key) or main.oldest.get(key) or small.oldest.get(key)
+        if key in main.newer:
+            return main.newer[key]
+        if key in small.newer:
+            return small.newer[key]
+        if key in main.oldest:
+            return main.oldest[key]
+        return small.oldest.get(key)
 
     def add(self, key: str, packed: bytes) -> None:
         queue = self._main if self._comes_again(key) else self._small
@@ -66,27 +72,33 @@ class S3FIFO:
         self._uses.pop(key, None)
         return self._main.pop(key) or self._small.pop(key)
 
-    def evict(self) -> tuple[str, bytes]:
-        small, main = self._small, self._main
-        for turns in range(MAX_TURNS + 1):
-            in_small = len(small.newer) + len(small.oldest)
-            in_main = len(main.newer) + len(main.oldest)
+    def victims(self) -> Iterator[tuple[str, bytes]]:
+        small, main, uses = self._small, self._main, self._uses
+        in_small, in_main = len(small), len(main)
+        turns = 0
+        while in_small or in_main:
             if in_small and (in_small >= self._share * (in_small + in_main) or not in_main):
-                key, packed = small.oldest.popitem() if small.oldest else small.popleft()
-                if self._uses.pop(key, 0) < ENOUGH_USES or turns == MAX_TURNS:
-                    self._ghosts.add(fingerprint(key), in_main)
-                    return key, packed
-                main.newer[key] = packed
+                key, packed = (small.oldest or small.set_apart()).popitem()
+                in_small -= 1
+                if uses.pop(key, 0) >= ENOUGH_USES and turns < MAX_TURNS:
+                    main.newer[key] = packed
+                    in_main += 1
+                    turns += 1
+                    continue
+                self._ghosts.add(hash(key) & FINGERPRINT, in_main)
             else:
-                key, packed = main.oldest.popitem() if main.oldest else main.popleft()
-                uses = self._uses.pop(key, 0)
-                if not uses or turns == MAX_TURNS:
-                    self._left_main(key)
-                    return key, packed
-                main.newer[key] = packed
-                if uses > 1:
-                    self._uses[key] = uses - 1
-        raise AssertionError("the last turn gives up an entry")
+                key, packed = (main.oldest or main.set_apart()).popitem()
+                used = uses.pop(key, 0)
+                if used and turns < MAX_TURNS:
+                    main.newer[key] = packed
+                    if used > 1:
+                        uses[key] = used - 1
+                    turns += 1
+                    continue
+                in_main -= 1
+                self._left_main(key, in_small)
+            turns = 0
+            yield key, packed
 
     def split(self, goes: Callable[[str], bool]) -> Self:
         other = type(self)()
@@ -115,8 +127,7 @@ class S3FIFO:
 
     def _comes_again(self, key: str) -> bool:
         """Whether the key, which is not here, was given up so lately that it belongs into the main queue."""
-        main = self._main
-        return self._ghosts.take(fingerprint(key), len(main.newer) + len(main.oldest))
+        return self._ghosts.take(hash(key) & FINGERPRINT, self._main)
 
-    def _left_main(self, key: str) -> None:
-        """The key was given up after a time in the main queue."""
+    def _left_main(self, key: str, in_small: int) -> None:
+        """The key was given up after a time in the main queue, with so many in the small one."""

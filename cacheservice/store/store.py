@@ -31,11 +31,11 @@ LEAST_EVICTIONS = 4
 BYTES_PER_EVICTION = 128
 """A write evicts one entry more for each so many of its bytes: more than it needs, so that it pays for
 others too, but not for all of them, since there may be many writes in a batch."""
-MOST_SPARE = 16
+MOST_SPARE = 32
 """When something must go, room is made for so many more of the same size: it costs less for each then."""
-SPARE_SHIFT = 10
-"""But no more than a thousandth of the store."""
-FROM_ONE_SEGMENT = 8
+SPARE_SHIFT = 9
+"""But no more than a five-hundredth of the store."""
+FROM_ONE_SEGMENT = 32
 """Entries evicted from a segment before the next one is looked at."""
 MAX_OVERDRAFT = 32 << 20
 """Bytes, or an eighth of the bound, by which it may be exceeded before another large entry is refused, until
@@ -434,15 +434,15 @@ class Store:
 
         Returns the bytes and the number of the entries.
         """
-        evict, cost = segment.policy.evict, self._cost
+        cost, limit = self._cost, segment.expiry.limit
         freed = evicted = 0
-        most = min(most, segment.count)
-        while freed < size and evicted < most:
-            key, packed = evict()
+        for key, packed in segment.policy.victims():
             freed += cost(key, packed)
             evicted += 1
-            if packed < segment.expiry.limit or packed[FLAGS]:
+            if packed < limit or packed[FLAGS]:
                 segment.unindex(key, packed)
+            if freed >= size or evicted >= most:
+                break
         self.bytes -= freed
         segment.bytes -= freed
         segment.count -= evicted

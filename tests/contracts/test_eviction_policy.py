@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import islice
 from random import Random
 
 import pytest
@@ -47,7 +48,7 @@ def test_holds_what_was_added_until_it_is_removed(name: str, steps: list[tuple[s
                 assert policy.pop(key) == model.pop(key, None)
             case _:
                 if model:
-                    victim, given_up = policy.evict()
+                    victim, given_up = next(policy.victims())
                     assert model.pop(victim) == given_up
         assert len(policy) == len(model)
         assert sorted(policy.items()) == sorted(model.items())
@@ -55,21 +56,30 @@ def test_holds_what_was_added_until_it_is_removed(name: str, steps: list[tuple[s
 
 
 @for_every_policy
-def test_evicting_from_nothing_is_an_error(name: str) -> None:
+def test_nothing_has_no_victims(name: str) -> None:
     policy = POLICIES[name]()
-    with pytest.raises(KeyError):
-        policy.evict()
+    assert list(policy.victims()) == []
     policy.add("a", b"-")
     policy.pop("a")
-    with pytest.raises(KeyError):
-        policy.evict()
+    assert list(policy.victims()) == []
+
+
+@for_every_policy
+def test_victims_are_the_same_asked_for_at_once_or_one_by_one(name: str) -> None:
+    at_once, one_by_one = filled(name, Random(4), 200), filled(name, Random(4), 200)
+    victims = list(islice(at_once.victims(), 150))
+    assert victims == [next(one_by_one.victims()) for _ in range(150)]
+    for key, _ in victims[::3]:
+        at_once.add(key, b"again")
+        one_by_one.add(key, b"again")
+    assert list(at_once.victims()) == [next(one_by_one.victims()) for _ in range(len(one_by_one))]
 
 
 @for_every_policy
 def test_gives_up_everything_in_the_end(name: str) -> None:
     policy = filled(name, Random(1), 300)
     held = dict(policy.items())
-    given_up = [policy.evict() for _ in range(len(policy))]
+    given_up = list(policy.victims())
     assert len(given_up) == len(held)
     assert dict(given_up) == held
     assert list(policy.items()) == []
@@ -157,7 +167,7 @@ def take(policy: EvictionPolicy, steps: list[tuple[str, str, bytes]]) -> None:
                 policy.pop(key)
             case _:
                 if len(policy):
-                    policy.evict()
+                    next(policy.victims())
 
 
 def filled(name: str, random: Random, entries: int) -> EvictionPolicy:
@@ -167,7 +177,7 @@ def filled(name: str, random: Random, entries: int) -> EvictionPolicy:
         key = f"key{random.randrange(2 * entries)}"
         if policy.get(key) is None:
             if len(policy) >= entries:
-                policy.evict()
+                next(policy.victims())
             policy.add(key, b"%d" % number)
         elif random.random() < 0.2:
             policy.replace(key, b"%d" % number)
@@ -177,4 +187,4 @@ def filled(name: str, random: Random, entries: int) -> EvictionPolicy:
 
 
 def emptied(policy: EvictionPolicy) -> list[tuple[str, bytes]]:
-    return [policy.evict() for _ in range(len(policy))]
+    return list(policy.victims())

@@ -9,7 +9,7 @@ from copy import deepcopy
 from xxhash import xxh64_intdigest
 
 from cacheservice.store import lfu
-from cacheservice.store.ghosts import Ghosts, fingerprint
+from cacheservice.store.ghosts import FINGERPRINT, Ghosts
 
 ROOMY_PLACES = 1 << 16
 
@@ -70,7 +70,7 @@ def keys_that_do_not_collide(count: int) -> list[str]:
     number = 0
     while len(keys) < count:
         key = f"key{number}"
-        ghost = fingerprint(key)
+        ghost = hash(key) & FINGERPRINT
         if ghost >= ROOMY_PLACES:
             keys.setdefault(ghost & ROOMY_PLACES - 1, key)
         number += 1
