@@ -16,3 +16,14 @@ def split_address(address: str) -> tuple[str, int]:
 def join_address(host: str, port: int) -> str:
     """The inverse of split_address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def endpoint(target: str) -> tuple[str, int] | str:
+    """Host and port, or the path of a Unix socket, of HOST:PORT or a gRPC target with one of the schemes dns,
+    ipv4, ipv6 and unix; ValueError when it is neither."""
+    scheme, colon, rest = target.partition(":")
+    if colon and scheme == "unix":
+        return rest.removeprefix("//")
+    if colon and scheme in ("dns", "ipv4", "ipv6"):
+        return split_address(rest.rpartition("/")[2])
+    return split_address(target)

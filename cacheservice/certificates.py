@@ -38,6 +38,13 @@ class Pems(NamedTuple):
     key: bytes | None
 
 
+class _Contexts(NamedTuple):
+    """The same for connections that are not gRPC's own."""
+
+    client: ssl.SSLContext
+    server: ssl.SSLContext
+
+
 class Certificates:
     """What is in the files, read again when they have changed; safe to use from several threads.
 
@@ -53,7 +60,7 @@ class Certificates:
         if len(self._paths) == 2:
             raise ValueError(f"{prefix}cert and {prefix}key must be given together")
         self._stamps = self._stamp()
-        self._pems = self._read(self._stamps)
+        self._pems, self._contexts = self._read(self._stamps)
 
     def current(self) -> Pems:
         """The same object until what is in the files has changed."""
@@ -61,19 +68,31 @@ class Certificates:
         if stamps != self._stamps:
             self._stamps = stamps
             try:
-                pems = self._read(stamps)
+                pems, contexts = self._read(stamps)
             except ValueError as error:
                 _log.warning("%s; the certificates that were read before remain in use", error)
             else:
                 if pems != self._pems:
-                    self._pems = pems
+                    self._pems, self._contexts = pems, contexts
                     _log.info("read new certificates from %s", ", ".join(self._paths.values()))
         return self._pems
+
+    def client_context(self) -> ssl.SSLContext:
+        """For a connection that is opened now."""
+        self.current()
+        return self._contexts.client
+
+    def server_context(self, *, ask_clients: bool) -> ssl.SSLContext:
+        """For a connection that is accepted now. `ask_clients`: for a certificate of the CA's."""
+        self.current()
+        context = self._contexts.server
+        context.verify_mode = ssl.CERT_REQUIRED if ask_clients else ssl.CERT_NONE
+        return context
 
     def _stamp(self) -> dict[str, Stamp | None]:
         return {path: _stamp(path) for path in self._paths.values()}
 
-    def _read(self, stamps: dict[str, Stamp | None]) -> Pems:
+    def _read(self, stamps: dict[str, Stamp | None]) -> tuple[Pems, _Contexts]:
         """ValueError also when the files have other `stamps` now: what was read may be of two kinds."""
         found: dict[str, bytes] = {}
         for field, path in self._paths.items():
@@ -82,18 +101,24 @@ class Certificates:
                     found[field] = file.read()
             except OSError as error:
                 raise ValueError(f"{self._prefix}{field}: cannot read {path}: {error.strerror}") from None
-        self._check(found)
+        contexts = self._check(found)
         for field, path in self._paths.items():
             if _stamp(path) != stamps[path]:
                 raise ValueError(f"{self._prefix}{field}: {path} was replaced while it was read")
-        return Pems(found["ca"], found.get("cert"), found.get("key"))
+        return Pems(found["ca"], found.get("cert"), found.get("key")), contexts
 
-    def _check(self, found: Mapping[str, bytes]) -> None:
+    def _check(self, found: Mapping[str, bytes]) -> _Contexts:
         """With OpenSSL: gRPC itself refuses bad files without saying why."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        client, server = ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER
+        return _Contexts(self._context(client, found), self._context(server, found))
+
+    def _context(self, side: int, found: Mapping[str, bytes]) -> ssl.SSLContext:
+        context = ssl.SSLContext(side)
+        context.set_alpn_protocols(["h2"])
         for field in sorted(found.keys() - {"key"}):
+            trusting = context if field == "ca" else ssl.SSLContext(side)
             try:
-                context.load_verify_locations(cadata=found[field].decode("ascii", "ignore"))
+                trusting.load_verify_locations(cadata=found[field].decode("ascii", "ignore"))
             except (ssl.SSLError, ValueError):
                 problem = f"{self._paths[field]} has no certificate as PEM"
                 raise ValueError(f"{self._prefix}{field}: {problem}") from None
@@ -105,6 +130,7 @@ class Certificates:
                 lacks = "has no private key as PEM without passphrase"
                 problem = lacks if belongs else f"is not the key of {self._paths['cert']}"
                 raise ValueError(f"{self._prefix}key: {self._paths['key']} {problem}") from None
+        return context
 
 
 def _stamp(path: str) -> Stamp | None:

@@ -71,14 +71,19 @@ def from_status(status: Status) -> CacheServiceError:
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> CacheServiceError:
     """The error with which a call ended; also for statuses that gRPC itself makes."""
-    for key, value in error.trailing_metadata() or ():
-        if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
-            return from_status(Status.FromString(value))
-    if error.code() is grpc.StatusCode.CANCELLED:
-        # Not by this side, which raises asyncio.CancelledError: the server stopped before it took the call.
-        return errors.Unavailable(error.details() or "the server cancelled the call")
-    message = explained(error.details() or error.code().name)
-    return from_status(Status(code=error.code().value[0], message=message))
+    trailers = error.trailing_metadata() or ()
+    details = [value for key, value in trailers if key == STATUS_DETAILS_KEY and isinstance(value, bytes)]
+    return from_call(error.code().value[0], error.details() or "", details[0] if details else b"")
+
+
+def from_call(code: int, message: str, details: bytes) -> CacheServiceError:
+    """The same of what a call's last headers tell: `details` is a serialised google.rpc.Status, or empty."""
+    if details:
+        return from_status(Status.FromString(details))
+    if code == grpc.StatusCode.CANCELLED.value[0]:
+        # Not by this side, which knows that it did so: the server stopped before it took the call.
+        return errors.Unavailable(message or "the server cancelled the call")
+    return from_status(Status(code=code, message=explained(message or f"gRPC status {code}")))
 
 
 async def connects(channel: grpc.aio.Channel, seconds: float) -> bool:

@@ -126,9 +126,9 @@ def test_files_that_are_replaced_while_they_are_read_are_read_again(
     Path(tls.key or "").write_bytes(other.key)
     check = Certificates._check
 
-    def replaced_and_checked(self: Certificates, found: Mapping[str, bytes]) -> None:
+    def replaced_and_checked(self: Certificates, found: Mapping[str, bytes]) -> object:
         Path(tls.cert or "").write_bytes(other.cert or b"")
-        check(self, found)
+        return check(self, found)
 
     with monkeypatch.context() as patch:
         patch.setattr(Certificates, "_check", replaced_and_checked)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 
 from cacheservice.certificates import Certificates
 from cacheservice.connection import Connection
+from cacheservice.errors import Unavailable
+from cacheservice.handshake import explained
+from cacheservice.http2.client import ClientStream, ConnectFailed, open_stream
 from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.cluster_pb2 import DescribeRequest
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from cacheservice.v1.cluster_pb2_grpc import ClusterServiceAsyncStub
 
 MAX_MESSAGE_BYTES = 1024 * 1024 * 1024
+
+EXCHANGE = "/cacheservice.v1.CacheService/Exchange"
 
 _KEEPALIVE_MS = 10_000
 _PING_TIMEOUT_MS = 5_000
@@ -52,6 +58,8 @@ class NodeStubs:
     """The stubs of one node's services."""
 
     def __init__(self, address: str, certificates: Certificates | None = None) -> None:
+        self._address = address
+        self._certificates = certificates
         self._connection = Connection(address, _OPTIONS, certificates, _stubs)
         self.trouble = ""
         """Why there was no connection when one was last asked for, as far as gRPC tells."""
@@ -67,6 +75,28 @@ class NodeStubs:
     @property
     def admin(self) -> AdminServiceAsyncStub:
         return self._connection.stubs.admin
+
+    async def exchange(
+        self, on_message: Callable[[bytes], None], on_writable: Callable[[], None], seconds: float
+    ) -> ClientStream:
+        """An Exchange stream, over a connection of its own. Unavailable when none comes about in time."""
+        given = self._certificates
+        try:
+            stream = await open_stream(
+                self._address,
+                EXCHANGE,
+                on_message,
+                on_writable,
+                timeout=seconds,
+                max_message_bytes=MAX_MESSAGE_BYTES,
+                tls=None if given is None else given.client_context(),
+                server_name="" if given is None else given.server_name,
+            )
+        except ConnectFailed as error:
+            self.trouble = explained(str(error))
+            raise Unavailable(f"no connection to {self._address}") from None
+        self.trouble = ""
+        return stream
 
     async def connects(self, seconds: float) -> bool:
         """Whether there is a connection, or comes about in time."""

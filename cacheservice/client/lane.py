@@ -11,16 +11,15 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import grpc
-
 from cacheservice.client.batch import Batch, HotReads, Reads, Times
 from cacheservice.client.channel import Backoff, NodeStubs
 from cacheservice.client.hedging import Hedging
 from cacheservice.client.leased import Found, LeasedReads
 from cacheservice.client.pending import Pending
 from cacheservice.errors import CacheServiceError, DeadlineExceeded, InternalError, NotReady, Unavailable
+from cacheservice.http2.client import ClientStream, StreamFailed
 from cacheservice.v1 import cache_pb2 as pb
-from cacheservice.wire import from_rpc_error, was_cancelled_here
+from cacheservice.wire import from_call
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +88,13 @@ class Lane:
         self._free = dict(WINDOW)
         self._keys = {False: 0, True: 0}
         self._last_id = 0
+        self._has_received = False
+        """Whether the node has answered since the stream was opened."""
+        self._stream: ClientStream | None = None
+        self._may_send = False
+        """Whether the stream is open, or a pause may be cut short, and nothing has been done about it."""
         self._waker: asyncio.Future[None] | None = None
+        """Of a pause between two streams."""
         self._task = asyncio.create_task(self._run())
 
     @property
@@ -98,20 +103,20 @@ class Lane:
 
     def read(self, key: str) -> asyncio.Future[bytes | None]:
         future = self._pending.read(key)
-        if self._waker is not None:
+        if self._may_send:
             self._wake()
         return future
 
     def read_hot(self, key: str) -> asyncio.Future[bytes | None]:
         """As `read`, where any of the key's owners may answer."""
         future = self._pending.read_hot(key)
-        if self._waker is not None:
+        if self._may_send:
             self._wake()
         return future
 
     def read_leased(self, key: str) -> asyncio.Future[Found]:
         future = self._pending.read_leased(key)
-        if self._waker is not None:
+        if self._may_send:
             self._wake()
         return future
 
@@ -132,19 +137,19 @@ class Lane:
 
     def write(self, key: str, value: bytes, ttl_ms: int, stale_ms: int) -> asyncio.Future[Any]:
         future = self._pending.write(key, value, ttl_ms, stale_ms)
-        if self._waker is not None:
+        if self._may_send:
             self._wake()
         return future
 
     def remove(self, key: str) -> asyncio.Future[bool]:
         future = self._pending.remove(key)
-        if self._waker is not None:
+        if self._may_send:
             self._wake()
         return future
 
     def add(self, batch: Batch) -> None:
         self._pending.add(batch)
-        if self._waker is not None:
+        if self._may_send:
             self._wake()
 
     def check(self, now: float) -> None:
@@ -163,7 +168,7 @@ class Lane:
             if batch.counts and now - batch.sent_at > SLOW_SECONDS:
                 batch.counts = False
                 self._free[batch.is_large] += 1
-        if self._waker is not None:
+        if self._may_send:
             self._wake()
 
     async def close(self) -> None:
@@ -175,60 +180,64 @@ class Lane:
         backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         try:
             while True:
-                if await self._stubs.connects(_CONNECT_SECONDS):
-                    failure = await self._exchange(backoff)
+                try:
+                    stream = await self._stubs.exchange(self._receive, self._wake, _CONNECT_SECONDS)
+                except Unavailable as error:
+                    failure: CacheServiceError = error
                 else:
-                    failure = Unavailable(f"no connection to {self.address}")
+                    failure = await self._exchange(stream, backoff)
                 self._fail(failure)
                 await self._pause(backoff.next())
         finally:
             self._fail(Unavailable("the client was closed"))
 
-    async def _exchange(self, backoff: Backoff) -> CacheServiceError:
+    async def _exchange(self, stream: ClientStream, backoff: Backoff) -> CacheServiceError:
         """Sends and receives until the stream ends; why it did."""
-        call = self._stubs.cache.Exchange()
         self._free = dict(WINDOW)
+        self._stream = stream
         self.is_usable = True
-        writer = asyncio.create_task(self._write(call))
+        self._wake()
         try:
-            while True:
-                response = await call.read()
-                if response is grpc.aio.EOF:
-                    return NotReady(f"{self.address} is about to stop")
-                backoff.reset()
-                self._receive(response)  # type: ignore[arg-type]
-        except grpc.aio.AioRpcError as failure:
-            return from_rpc_error(failure)
-        except asyncio.CancelledError:
-            if was_cancelled_here():
-                raise
-            return Unavailable("the connection was closed")
-        except Exception:
-            _log.exception("defect in the client; the stream to %s is opened anew", self.address)
-            return Unavailable("a defect in the client; its log has the details")
+            await stream.finished()
+        except StreamFailed as failure:
+            return from_call(*failure.status)
+        else:
+            return NotReady(f"{self.address} is about to stop")
         finally:
-            writer.cancel()
-            call.cancel()
-            self._waker = None
+            self._stream = None
+            self._may_send = False
+            await stream.close()
+            if self._has_received:
+                self._has_received = False
+                backoff.reset()
 
-    async def _write(self, call: Any) -> None:
+    def _wake(self) -> None:
+        """Has what waits sent, after all that is ready to run now: it may have more to send."""
+        self._may_send = False
+        if self._waker is not None and not self._waker.done():
+            self._waker.set_result(None)
+        elif self._stream is not None:
+            self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        """Sends what may leave now; goes on when it is woken again, by an answer, or by more that waits."""
+        stream = self._stream
+        if stream is None:
+            return
         try:
-            while True:
+            while not stream.is_blocked:
                 batches = self._pending.take(
                     self._free[False] > 0, self._free[True] > 0, self._keys[False], self._keys[True]
                 )
                 if not batches:
-                    self._waker = self._loop.create_future()
-                    await self._waker
-                    continue
+                    self._may_send = True
+                    return
                 wanted = [batch for batch in batches if not batch.waiting.is_over]
                 if wanted:
-                    await call.write(self._request(wanted))
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            """The reader learns of it too, and knows why."""
+                    stream.send(self._request(wanted).SerializeToString())
         except Exception:
             _log.exception("defect in the client; the stream to %s is opened anew", self.address)
-            call.cancel()
+            stream.cancel()
 
     def _request(self, batches: list[Batch]) -> pb.ExchangeRequest:
         """One message for all the batches, which are under way from now on."""
@@ -249,12 +258,13 @@ class Lane:
             batch.fill(request.more.add() if number else request, first + number, left_ms)
         return request
 
-    def _receive(self, response: pb.ExchangeResponse) -> None:
-        self.is_usable = True
+    def _receive(self, message: bytes) -> None:
+        response = pb.ExchangeResponse.FromString(message)
+        self.is_usable = self._has_received = True
         self._take_answer(response)
         for answer in response.more:
             self._take_answer(answer)
-        if self._waker is not None:
+        if self._may_send:
             self._wake()
 
     def _take_answer(self, response: pb.ExchangeResponse) -> None:
@@ -294,8 +304,10 @@ class Lane:
         await asyncio.sleep(_FIRST_PAUSE_SECONDS)
         if self._pending.is_empty:
             self._waker = self._loop.create_future()
+            self._may_send = True
             await asyncio.wait((self._waker,), timeout=seconds)
             self._waker = None
+            self._may_send = False
 
     def _fail(self, error: CacheServiceError) -> None:
         self.is_usable = False
@@ -305,9 +317,3 @@ class Lane:
         self._keys = {False: 0, True: 0}
         for batch in batches:
             self._owner.not_answered(self, batch, error)
-
-    def _wake(self) -> None:
-        """Lets the writer go on, after all that is ready to run now: it may have more to send."""
-        waker, self._waker = self._waker, None
-        if waker is not None and not waker.done():
-            waker.set_result(None)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import grpc
 
-from cacheservice.address import split_address
+from cacheservice.address import endpoint
 from cacheservice.certificates import Certificates
 from cacheservice.client.channel import NodeStubs
 from cacheservice.client.telemetry import sdk
@@ -150,7 +150,6 @@ class Nodes:
 
 
 def _checked(target: str) -> str:
-    """ValueError when the target is neither HOST:PORT nor a gRPC target with a scheme."""
-    if "://" not in target and not target.startswith(("dns:", "unix:", "ipv4:", "ipv6:")):
-        split_address(target)
+    """ValueError when the target is neither HOST:PORT nor a gRPC target with a scheme that is known here."""
+    endpoint(target)
     return target

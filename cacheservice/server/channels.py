@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from cacheservice.certificates import Certificates
 from cacheservice.connection import CLOSE_GRACE_SECONDS, Connection, open_channel
+from cacheservice.http2.client import ClientStream, open_stream
 from cacheservice.server.peer_stream import PeerStream
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.peer_pb2_grpc import PeerServiceStub
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
     from cacheservice.v1.cache_pb2_grpc import CacheServiceAsyncStub
     from cacheservice.v1.peer_pb2_grpc import PeerServiceAsyncStub
+
+EXCHANGE = "/cacheservice.v1.PeerService/Exchange"
 
 _RECONNECT_MS = 100
 _MAX_RECONNECT_MS = 500
@@ -58,6 +62,7 @@ class PeerChannels:
     """Channels by address, opened at first use; `retain` closes those that nobody needs any longer."""
 
     def __init__(self, max_message_bytes: int, certificates: Certificates | None = None) -> None:
+        self._max_message_bytes = max_message_bytes
         self._options = channel_options(max_message_bytes)
         self._certificates = certificates
         self._open: dict[str, Connection[PeerStubs]] = {}
@@ -84,8 +89,7 @@ class PeerChannels:
         streams = self._streams.setdefault(address, {})
         found = streams.get(purpose)
         if found is None:
-            connection = self._get(address)
-            found = streams[purpose] = PeerStream(lambda: connection.stubs.peer.Exchange())
+            found = streams[purpose] = PeerStream(partial(self._open_stream, address))
         return found
 
     def cache_stub(self, address: str) -> CacheServiceAsyncStub:
@@ -107,6 +111,21 @@ class PeerChannels:
     async def close(self) -> None:
         self.retain(())
         await asyncio.gather(*self._closing)
+
+    async def _open_stream(
+        self, address: str, on_message: Callable[[bytes], None], on_writable: Callable[[], None]
+    ) -> ClientStream:
+        given = self._certificates
+        return await open_stream(
+            address,
+            EXCHANGE,
+            on_message,
+            on_writable,
+            timeout=_CONNECT_TIMEOUT_MS / 1_000,
+            max_message_bytes=self._max_message_bytes,
+            tls=None if given is None else given.client_context(),
+            server_name="" if given is None else given.server_name,
+        )
 
     def _get(self, address: str) -> Connection[PeerStubs]:
         found = self._open.get(address)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
-
 from cacheservice.errors import CacheServiceError
+from cacheservice.http2.client import ClientStream, ConnectFailed, StreamFailed
 from cacheservice.v1 import peer_pb2
-from cacheservice.wire import from_rpc_error, from_status, was_cancelled_here
+from cacheservice.wire import from_call, from_status
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +23,7 @@ MAX_BYTES = 1024 * 1024
 WINDOW = 1
 """Requests of a kind under way before others of it wait for each other; slow ones do not count."""
 SLOW_SECONDS = 0.05
+REFUSAL_SECONDS = 0.1
 
 
 class StreamEnded(Exception):
@@ -53,17 +53,25 @@ class Question:
     was_sent: bool = False
 
 
+OpenStream = Callable[[Callable[[bytes], None], Callable[[], None]], Awaitable[ClientStream]]
+"""Opens a stream; see `open_stream`, of which it is what differs between streams."""
+
+
 class PeerStream:
     """Opened when something is asked, and again when it has ended."""
 
-    def __init__(self, open_call: Callable[[], Any]) -> None:
-        self._open_call = open_call
+    def __init__(self, open_stream: OpenStream) -> None:
+        self._open_stream = open_stream
+        self._stream: ClientStream | None = None
         self._pending: deque[Question] = deque()
         self._under_way: dict[int, list[Question]] = {}
         self._counted: dict[int, str] = {}
         """The kinds of those that count, by id."""
         self._last_id = 0
-        self._wake = asyncio.Event()
+        self._is_woken = False
+        self._refuses_until = 0.0
+        """After an attempt to connect that has failed nobody waits for another one so soon."""
+        self._refusal = ""
         self._task: asyncio.Task[None] | None = None
 
     async def ask(self, question: Question) -> list[Any]:
@@ -71,10 +79,13 @@ class PeerStream:
 
         Gives up after the question's timeout_ms, with TimeoutError.
         """
-        self._pending.append(question)
-        self._wake.set()
+        loop = asyncio.get_running_loop()
         if self._task is None or self._task.done():
+            if loop.time() < self._refuses_until:
+                raise StreamEnded(self._refusal, was_sent=False)
             self._task = asyncio.create_task(self._run())
+        self._pending.append(question)
+        self._wake()
         try:
             async with asyncio.timeout(question.timeout_ms / 1_000):
                 return await question.answer
@@ -88,46 +99,58 @@ class PeerStream:
             await asyncio.wait((self._task,))
 
     async def _run(self) -> None:
-        why, was_done = "the connection was closed", True
-        call = self._open_call()
-        writer = asyncio.create_task(self._write(call))
-        try:
-            while (response := await call.read()) is not grpc.aio.EOF:
-                self._receive(response)
-            why, was_done = "it is about to stop", False
-        except grpc.aio.AioRpcError as failure:
-            why = from_rpc_error(failure).message
-        except asyncio.CancelledError:
-            if was_cancelled_here():
-                raise
-        finally:
-            writer.cancel()
-            call.cancel()
-            self._fail(why, maybe_done=was_done)
+        """Until nothing is left that was asked while a stream was being closed."""
+        await self._serve()
+        while self._pending:
+            await self._serve()
 
-    async def _write(self, call: Any) -> None:
+    async def _serve(self) -> None:
+        """Opens a stream, and sends and receives until it ends."""
+        why, was_done = "the connection was closed", True
+        try:
+            self._stream = await self._open_stream(self._receive, self._wake)
+            self._wake()
+            await self._stream.finished()
+            why, was_done = "it is about to stop", False
+        except ConnectFailed as failure:
+            why = self._refusal = str(failure)
+            self._refuses_until = asyncio.get_running_loop().time() + REFUSAL_SECONDS
+        except StreamFailed as failure:
+            why = from_call(*failure.status).message
+        finally:
+            stream, self._stream = self._stream, None
+            self._fail(why, maybe_done=was_done)
+            if stream is not None:
+                await stream.close()
+
+    def _wake(self) -> None:
+        """Has what waits sent, with what else is asked by all that is ready to run now."""
+        if not self._is_woken:
+            self._is_woken = True
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def _send(self) -> None:
+        self._is_woken = False
+        stream = self._stream
+        if stream is None:
+            return
         loop = asyncio.get_running_loop()
         try:
-            while True:
-                while questions := self._take():
-                    self._last_id += 1
-                    self._under_way[self._last_id] = questions
-                    for each in questions:
-                        each.was_sent = True
-                    if questions[0].kind:
-                        self._counted[self._last_id] = questions[0].kind
-                        loop.call_later(SLOW_SECONDS, self._let_others_pass, self._last_id)
-                    request = questions[0].to_request([row for each in questions for row in each.rows])
-                    request.request_id = self._last_id
-                    request.timeout_ms = max(each.timeout_ms for each in questions)
-                    await call.write(request)
-                self._wake.clear()
-                await self._wake.wait()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            """The reader learns of it too, and knows why."""
+            while not stream.is_blocked and (questions := self._take()):
+                self._last_id += 1
+                self._under_way[self._last_id] = questions
+                for each in questions:
+                    each.was_sent = True
+                if questions[0].kind:
+                    self._counted[self._last_id] = questions[0].kind
+                    loop.call_later(SLOW_SECONDS, self._let_others_pass, self._last_id)
+                request = questions[0].to_request([row for each in questions for row in each.rows])
+                request.request_id = self._last_id
+                request.timeout_ms = max(each.timeout_ms for each in questions)
+                stream.send(request.SerializeToString())
         except Exception:
             _log.exception("defect in a stream to a peer, which is opened anew")
-            call.cancel()
+            stream.cancel()
 
     def _take(self) -> list[Question]:
         """The first question that may leave, with all of its kind that can leave with it; not those that
@@ -153,7 +176,8 @@ class PeerStream:
         self._pending = left
         return questions
 
-    def _receive(self, response: peer_pb2.PeerServiceExchangeResponse) -> None:
+    def _receive(self, message: bytes) -> None:
+        response = peer_pb2.PeerServiceExchangeResponse.FromString(message)
         questions = self._under_way.pop(response.request_id, [])
         self._let_others_pass(response.request_id)
         error: CacheServiceError | None = None
@@ -173,8 +197,8 @@ class PeerStream:
             start = end
 
     def _let_others_pass(self, request_id: int) -> None:
-        self._counted.pop(request_id, None)
-        self._wake.set()
+        if self._counted.pop(request_id, None) is not None:
+            self._wake()
 
     def _fail(self, why: str, *, maybe_done: bool) -> None:
         """`maybe_done`: what was sent may have been done. A node that stops does all that it has read."""

@@ -252,10 +252,6 @@ class GrpcTransport:
     async def _ask(self, node_id: str, purpose: str, question: Question) -> list[Any]:
         """The peer's answer. PeerUnreachable when it gave none; else the error that it answered with."""
         address = self._address(node_id)
-        deadline = self._clock.now_ms() + question.timeout_ms
-        if not await self._channels.connects(address, question.timeout_ms / 1_000):
-            raise PeerUnreachable(node_id, f"no connection to {address}", maybe_done=False)
-        question.timeout_ms = max(1, deadline - self._clock.now_ms())
         try:
             return await self._channels.stream(address, purpose).ask(question)
         except StreamEnded as ended:

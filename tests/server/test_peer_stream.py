@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
-import grpc
 import pytest
 
 from cacheservice.errors import ClusterIdMismatch
+from cacheservice.http2.client import ConnectFailed, StreamFailed
+from cacheservice.http2.statuses import UNAVAILABLE, CallStatus
 from cacheservice.server import peer_stream
 from cacheservice.server.peer_stream import MAX_BYTES, MAX_ROWS, WINDOW, PeerStream, Question, StreamEnded
 from cacheservice.v1 import peer_pb2
@@ -18,28 +20,30 @@ from cacheservice.wire import to_status
 class Call:
     """A stream whose other end is the test."""
 
-    def __init__(self) -> None:
+    is_blocked = False
+
+    def __init__(self, on_message: Callable[[bytes], None]) -> None:
         self.sent: asyncio.Queue[peer_pb2.PeerServiceExchangeRequest] = asyncio.Queue()
-        self.answers: asyncio.Queue[Any] = asyncio.Queue()
+        self.respond = on_message
+        self.end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def write(self, request: peer_pb2.PeerServiceExchangeRequest) -> None:
-        self.sent.put_nowait(request)
-        await asyncio.sleep(0)
+    def send(self, message: bytes) -> None:
+        self.sent.put_nowait(peer_pb2.PeerServiceExchangeRequest.FromString(message))
 
-    async def read(self) -> Any:
-        answer = await self.answers.get()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    async def finished(self) -> None:
+        await asyncio.shield(self.end)
 
     def cancel(self) -> None:
         """Nothing holds on to it."""
+
+    async def close(self) -> None:
+        self.cancel()
 
     def answer(self, request: peer_pb2.PeerServiceExchangeRequest) -> None:
         """Answers each copy with its version."""
         response = peer_pb2.PeerServiceExchangeResponse(request_id=request.request_id)
         response.replicate.versions.extend(entry.version for entry in request.replicate.copies.others)
-        self.answers.put_nowait(response)
+        self.respond(response.SerializeToString())
 
 
 class Calls:
@@ -48,8 +52,8 @@ class Calls:
     def __init__(self) -> None:
         self._opened: list[Call] = []
 
-    def __call__(self) -> Call:
-        self._opened.append(Call())
+    async def __call__(self, on_message: Callable[[bytes], None], _: Callable[[], None]) -> Any:
+        self._opened.append(Call(on_message))
         return self._opened[-1]
 
     async def last(self, count: int = 1) -> Call:
@@ -150,22 +154,16 @@ async def test_an_error_is_everybodys() -> None:
     tasks = await asking(stream, copies(1), copies(2))
     request = await (await calls.last()).sent.get()
     error = to_status(ClusterIdMismatch("another cluster"))
-    (await calls.last()).answers.put_nowait(
-        peer_pb2.PeerServiceExchangeResponse(request_id=request.request_id, error=error)
-    )
+    response = peer_pb2.PeerServiceExchangeResponse(request_id=request.request_id, error=error)
+    (await calls.last()).respond(response.SerializeToString())
     for task in tasks:
         with pytest.raises(ClusterIdMismatch):
             await task
     await stream.close()
 
 
-CUT = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
-
-
-@pytest.mark.parametrize(("end", "maybe_done"), [(CUT, True), (grpc.aio.EOF, False)], ids=["cut", "drained"])
-async def test_a_stream_that_ends_tells_what_may_have_been_done_and_is_opened_again(
-    end: Any, maybe_done: bool
-) -> None:
+@pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "drained"])
+async def test_a_stream_that_ends_tells_what_may_have_been_done_and_is_opened_again(is_cut: bool) -> None:
     calls = Calls()
     stream = PeerStream(calls)
     tasks = []
@@ -174,14 +172,38 @@ async def test_a_stream_that_ends_tells_what_may_have_been_done_and_is_opened_ag
         await asyncio.sleep(0)
     for _ in range(WINDOW):
         await (await calls.last()).sent.get()
-    (await calls.last()).answers.put_nowait(end)
+    end = (await calls.last()).end
+    if is_cut:
+        end.set_exception(StreamFailed(CallStatus(UNAVAILABLE, "cut")))
+    else:
+        end.set_result(None)
     ended = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [isinstance(error, StreamEnded) and error.was_sent for error in ended] == [maybe_done] * WINDOW + [
+    assert [isinstance(error, StreamEnded) and error.was_sent for error in ended] == [is_cut] * WINDOW + [
         False
     ]
     [again] = await asking(stream, copies(9))
     (await calls.last(2)).answer(await (await calls.last(2)).sent.get())
     assert await again == [9]
+    await stream.close()
+
+
+async def test_a_peer_that_cannot_be_reached_is_not_tried_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peer_stream, "REFUSAL_SECONDS", 600)
+    attempts = 0
+
+    async def refuse(_: object, __: object) -> Any:
+        nonlocal attempts
+        attempts += 1
+        raise ConnectFailed("nobody there")
+
+    stream = PeerStream(refuse)
+    for _ in range(3):
+        with pytest.raises(StreamEnded, match="nobody there") as ended:
+            await stream.ask(copies(1))
+        assert not ended.value.was_sent
+    assert attempts == 1
     await stream.close()
 
 

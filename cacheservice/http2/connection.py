@@ -1,0 +1,373 @@
+"""One connection of HTTP/2 (RFC 9113), without I/O: bytes that came in, bytes to send, and streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hpack import Decoder, Encoder
+from hpack.exceptions import HPACKError
+
+from cacheservice.http2 import frames
+from cacheservice.http2.frames import ErrorCode, Flag, Kind, ProtocolError, Setting
+from cacheservice.http2.stream import WINDOW_BYTES, End, Headers, Receiver, Stream, TooLarge
+
+WINDOW_OF_ALL_BYTES = 4 * WINDOW_BYTES
+"""That the other side may send on all streams together before it is told that it arrived."""
+MAX_STREAMS = 100
+"""That the other side may have open at a time."""
+MAX_HEADER_BYTES = 16_384
+MAX_IDLE_FRAMES = 10_000
+"""Frames that ask for an answer or end a stream, between two ticks and without a message: more are an attack
+(CVE-2019-9512, CVE-2023-44487)."""
+
+Write = Callable[[bytes], object]
+Accept = Callable[[Stream, dict[str, str]], None]
+"""Is given each stream that the other side opens, and its headers; has to give it its receiver."""
+
+
+class Connection:
+    """Gives what comes to its streams, and what they send to `write`.
+
+    A client's, or with `accept` a server's. `receive` raises ProtocolError when the connection is of no use
+    any longer; whoever calls it then closes it, and tells `lost`.
+    """
+
+    def __init__(self, write: Write, max_message_bytes: int, accept: Accept | None = None) -> None:
+        self.write = write
+        self.send_window = frames.FIRST_WINDOW
+        self.is_paused = False
+        """Whether the socket takes nothing at present; see `paused`."""
+        self.is_ready = False
+        """Whether the other side has said what holds for it, and so surely speaks HTTP/2."""
+        self.is_going_away = False
+        """Whether either side wants no more streams."""
+        self._accept = accept
+        self._max_message_bytes = max_message_bytes
+        self._buffer = b""
+        self._preface = b"" if accept is None else frames.PREFACE
+        self._streams: dict[int, Stream] = {}
+        self._last_theirs = 0
+        self._last_ours = -1
+        self._first_window = frames.FIRST_WINDOW
+        self._received = 0
+        self._idle_frames = 0
+        self._headers = b""
+        self._continued: tuple[int, int] | None = None
+        """Stream and flags of the headers of which more is to come."""
+        self._encoder = Encoder()
+        self._decoder = Decoder(max_header_list_size=MAX_HEADER_BYTES)
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Those that are open."""
+        return list(self._streams.values())
+
+    def begin(self) -> None:
+        """Sends what has to be sent first."""
+        values = {
+            Setting.ENABLE_PUSH: 0,
+            Setting.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
+            Setting.INITIAL_WINDOW_SIZE: WINDOW_BYTES,
+        }
+        preface = frames.PREFACE if self._accept is None else b""
+        if self._accept is not None:
+            del values[Setting.ENABLE_PUSH]
+        more = WINDOW_OF_ALL_BYTES - frames.FIRST_WINDOW
+        self.write(preface + frames.settings(values) + frames.window_update(0, more))
+
+    def open(self, headers: Headers, receiver: Receiver) -> Stream:
+        """A client's new stream."""
+        self._last_ours += 2
+        stream = self._new_stream(self._last_ours)
+        stream.receiver = receiver
+        self.write(self._header_frame(stream.id, headers, Flag.END_HEADERS))
+        return stream
+
+    def respond(self, stream: Stream, headers: Headers) -> None:
+        """Sends the first headers of a server's stream."""
+        self.write(self._header_frame(stream.id, headers, Flag.END_HEADERS))
+
+    def block(self, headers: Headers) -> bytes:
+        """Headers as what `Stream.finish` sends; to be sent in the order in which they are made."""
+        return bytes(self._encoder.encode(headers))
+
+    def ping(self, payload: bytes) -> None:
+        """Asks for a sign of life; `payload` are eight bytes."""
+        self.write(frames.frame(Kind.PING, 0, 0, payload))
+
+    def tick(self) -> None:
+        """To be called now and then: the other side may send some frames again that carry nothing."""
+        self._idle_frames = 0
+
+    def go_away(self) -> None:
+        """Tells the other side that no more streams are served; those that are open go on."""
+        if not self.is_going_away:
+            self.is_going_away = True
+            self.write(frames.goaway(self._last_theirs, ErrorCode.NO_ERROR))
+
+    def receive(self, data: bytes) -> None:
+        """Takes what has come in."""
+        try:
+            self._receive(data)
+        except ProtocolError as error:
+            self.write(frames.goaway(self._last_theirs, error.code, error.why))
+            raise
+
+    def lost(self, why: str) -> None:
+        """The connection is closed: so are all streams."""
+        streams = list(self._streams.values())
+        self._streams.clear()
+        for stream in streams:
+            stream._end(End({}, why))
+
+    def paused(self, is_paused: bool) -> None:
+        """The socket takes nothing any longer, or again."""
+        self.is_paused = is_paused
+        if not is_paused:
+            self.pump()
+            self._tell_writable()
+
+    def pump(self) -> None:
+        """Sends what waits, a frame of each stream in turn, as far as the windows allow."""
+        parts: list[bytes | memoryview] = []
+        if not self.is_paused:
+            waiting = list(self._streams.values())
+            while waiting:
+                waiting = [stream for stream in waiting if self._cut(stream, parts)]
+        if parts:
+            self.write(b"".join(parts))
+
+    def forget(self, stream: Stream, code: ErrorCode | None = None) -> None:
+        """Takes leave of a stream; with a code, the other side is told that it has ended."""
+        if self._streams.pop(stream.id, None) is not None and code is not None:
+            self.write(frames.reset(stream.id, code))
+
+    def _cut(self, stream: Stream, parts: list[bytes | memoryview]) -> bool:
+        cut = stream._cut(self.send_window)
+        if cut and stream.id in self._streams:
+            self.send_window -= len(cut[1])
+        parts += cut
+        return bool(cut)
+
+    def _tell_writable(self) -> None:
+        for stream in list(self._streams.values()):
+            if not stream.is_blocked:
+                stream.receiver.writable()
+
+    def _new_stream(self, number: int) -> Stream:
+        stream = self._streams[number] = Stream(self, number, self._max_message_bytes)
+        stream.send_window = self._first_window
+        return stream
+
+    def _header_frame(self, stream: int, headers: Headers, flags: int) -> bytes:
+        return frames.frame(Kind.HEADERS, flags, stream, self.block(headers))
+
+    def _receive(self, data: bytes) -> None:
+        if self._buffer:
+            data = self._buffer + data
+        position = 0
+        if self._preface:
+            if not data.startswith(self._preface[: len(data)]):
+                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "no HTTP/2")
+            if len(data) >= len(self._preface):
+                position, self._preface = len(self._preface), b""
+        while not self._preface and len(data) - position >= frames.HEADER_BYTES:
+            length, kind, flags, stream = frames.parse_header(data, position)
+            if length > frames.MAX_FRAME_BYTES:
+                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length:,} bytes")
+            start = position + frames.HEADER_BYTES
+            end = start + length
+            if end > len(data):
+                break
+            position = end
+            payload = data[start:end]
+            if kind == Kind.DATA and self.is_ready and self._continued is None:
+                self._data(flags, stream, payload)
+            else:
+                self._control(kind, flags, stream, payload)
+        self._buffer = data[position:]
+
+    def _data(self, flags: int, number: int, payload: bytes) -> None:
+        length = len(payload)
+        if flags & Flag.PADDED:
+            payload = frames.unpadded(Kind.DATA, flags, payload)
+        self._received += length
+        if self._received > WINDOW_OF_ALL_BYTES:
+            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
+        if self._received >= WINDOW_OF_ALL_BYTES // 4:
+            self.write(frames.window_update(0, self._received))
+            self._received = 0
+        stream = self._streams.get(number)
+        if stream is None:
+            self._check_was_open(number)
+            self._count_idle()
+            return
+        self._idle_frames = 0
+        try:
+            stream._receive(payload, length)
+        except TooLarge as error:
+            self.forget(stream, ErrorCode.CANCEL)
+            stream._end(End({}, str(error)))
+        if flags & Flag.END_STREAM:
+            self._theirs_ended(stream, {})
+
+    def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if self._continued is not None and kind != Kind.CONTINUATION:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "headers that were not continued")
+        if not self.is_ready and kind != Kind.SETTINGS:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "no SETTINGS at first")
+        match kind:
+            case Kind.HEADERS:
+                self._continued = (stream, flags)
+                self._continue(flags, frames.unpadded(kind, flags, payload))
+            case Kind.CONTINUATION:
+                if self._continued is None or self._continued[0] != stream:
+                    raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
+                self._continue(flags, payload)
+            case Kind.SETTINGS:
+                self._settings(flags, payload)
+            case Kind.PING:
+                self._ping(flags, payload)
+            case Kind.WINDOW_UPDATE:
+                self._window_update(stream, frames.parse_uint32(payload, "WINDOW_UPDATE"))
+            case Kind.RST_STREAM:
+                self._reset(stream, frames.parse_uint32(payload, "RST_STREAM"))
+            case Kind.GOAWAY:
+                self._goaway(frames.parse_uint32(payload, "GOAWAY"))
+            case Kind.PUSH_PROMISE:
+                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE")
+            case _:
+                self._count_idle()
+
+    def _continue(self, flags: int, block: bytes) -> None:
+        self._headers += block
+        if len(self._headers) > MAX_HEADER_BYTES:
+            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "headers without end")
+        self._count_idle()
+        if not flags & Flag.END_HEADERS or self._continued is None:
+            return
+        (number, first_flags), self._continued = self._continued, None
+        whole, self._headers = self._headers, b""
+        try:
+            decoded = self._decoder.decode(whole)
+        except HPACKError as error:
+            raise ProtocolError(
+                ErrorCode.COMPRESSION_ERROR, f"headers that cannot be read: {error}"
+            ) from None
+        headers = {_text(name): _text(value) for name, value in decoded}
+        stream = self._streams.get(number)
+        if stream is None and self._accept is not None and number > self._last_theirs:
+            stream = self._accepted(number, headers)
+        elif stream is None:
+            self._check_was_open(number)
+        elif first_flags & Flag.END_STREAM:
+            self._theirs_ended(stream, headers)
+            return
+        if stream is not None and first_flags & Flag.END_STREAM:
+            stream.receiver.sending_ended()
+
+    def _accepted(self, number: int, headers: dict[str, str]) -> Stream | None:
+        if number % 2 == 0:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a client's stream with an even number")
+        self._last_theirs = number
+        if self.is_going_away or len(self._streams) >= MAX_STREAMS:
+            self.write(frames.reset(number, ErrorCode.REFUSED_STREAM))
+            return None
+        assert self._accept is not None
+        stream = self._new_stream(number)
+        self._accept(stream, headers)
+        return stream
+
+    def _theirs_ended(self, stream: Stream, headers: dict[str, str]) -> None:
+        """The other side has sent all that it will; a server's stream ends with that."""
+        if self._accept is not None:
+            if not stream.has_ended:
+                stream.receiver.sending_ended()
+            return
+        self._streams.pop(stream.id, None)
+        stream._end(End(headers))
+
+    def _settings(self, flags: int, payload: bytes) -> None:
+        if flags & Flag.ACK:
+            return
+        self._count_idle()
+        values = frames.parse_settings(payload)
+        if Setting.INITIAL_WINDOW_SIZE in values:
+            size = values[Setting.INITIAL_WINDOW_SIZE]
+            if size > frames.MAX_WINDOW:
+                raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2 GiB")
+            for stream in self._streams.values():
+                stream.send_window += size - self._first_window
+            self._first_window = size
+        if Setting.HEADER_TABLE_SIZE in values:
+            self._encoder.header_table_size = min(4_096, values[Setting.HEADER_TABLE_SIZE])
+        self.is_ready = True
+        self.write(frames.frame(Kind.SETTINGS, Flag.ACK, 0))
+        self._progress()
+
+    def _ping(self, flags: int, payload: bytes) -> None:
+        if len(payload) != 8:
+            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "PING of a strange length")
+        if not flags & Flag.ACK:
+            self._count_idle()
+            self.write(frames.frame(Kind.PING, Flag.ACK, 0, payload))
+
+    def _window_update(self, number: int, size: int) -> None:
+        if not size:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of nothing")
+        if number == 0:
+            self.send_window += size
+            is_too_large = self.send_window > frames.MAX_WINDOW
+        elif (stream := self._streams.get(number)) is not None:
+            stream.send_window += size
+            is_too_large = stream.send_window > frames.MAX_WINDOW
+        else:
+            self._check_was_open(number)
+            is_too_large = False
+        if is_too_large:
+            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2 GiB")
+        self._progress()
+
+    def _progress(self) -> None:
+        """The windows are larger than before."""
+        blocked = [stream for stream in self._streams.values() if stream.is_blocked]
+        if blocked:
+            self.pump()
+            for stream in blocked:
+                if not stream.is_blocked:
+                    stream.receiver.writable()
+
+    def _reset(self, number: int, code: int) -> None:
+        self._count_idle()
+        stream = self._streams.pop(number, None)
+        if stream is None:
+            self._check_was_open(number)
+            return
+        stream._end(End({}, _name(code), was_refused=code == ErrorCode.REFUSED_STREAM))
+
+    def _goaway(self, last: int) -> None:
+        """The streams that the other side has not begun with are refused; the others go on."""
+        self.is_going_away = True
+        for stream in list(self._streams.values()):
+            if self._accept is None and stream.id > last:
+                del self._streams[stream.id]
+                stream._end(End({}, "the node is about to stop", was_refused=True))
+
+    def _check_was_open(self, number: int) -> None:
+        """What comes late for a stream that has ended is nothing; for one that never was, it is an error."""
+        last = self._last_ours if self._accept is None else self._last_theirs
+        if number > last or number == 0:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"a frame of stream {number}, which was never open")
+
+    def _count_idle(self) -> None:
+        self._idle_frames += 1
+        if self._idle_frames > MAX_IDLE_FRAMES:
+            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames without a message")
+
+
+def _text(part: str | bytes) -> str:
+    return part if isinstance(part, str) else part.decode("latin-1")
+
+
+def _name(code: int) -> str:
+    return f"the stream was reset ({ErrorCode(code).name if code in set(ErrorCode) else code})"

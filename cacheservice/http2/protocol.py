@@ -1,0 +1,116 @@
+"""A connection on a socket of the event loop, watched over as long as it is open."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import cast
+
+from cacheservice.http2.connection import Accept, Connection
+from cacheservice.http2.frames import ProtocolError
+
+_log = logging.getLogger(__name__)
+
+KEEPALIVE_SECONDS = 10.0
+"""After so long without a byte from the other side it is asked for a sign of life."""
+PING_TIMEOUT_SECONDS = 5.0
+"""And after so long without an answer the connection is given up."""
+
+_PING = b"alive?  "
+
+
+class Http2Protocol(asyncio.Protocol):
+    """Gives a socket's bytes to a Connection, and closes the socket when that is of no use any longer."""
+
+    def __init__(
+        self,
+        max_message_bytes: int,
+        accept: Accept | None = None,
+        *,
+        is_tls: bool = False,
+        on_close: Callable[[Http2Protocol], None] = lambda _: None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = loop.create_future()
+        """Done when the other side surely speaks HTTP/2; ConnectionError when the connection ends before."""
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self.is_tls = is_tls
+        self._loop = loop
+        self._max_message_bytes = max_message_bytes
+        self._accept = accept
+        self._on_close = on_close
+        self._why = "the connection was closed"
+        self._heard = False
+        self._is_asking = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.connection = Connection(self._transport.write, self._max_message_bytes, self._accept)
+        self.connection.begin()
+        self._timer = self._loop.call_later(KEEPALIVE_SECONDS, self._look)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = True
+        try:
+            self.connection.receive(data)
+        except ProtocolError as error:
+            self._give_up(f"the other side breaks the protocol: {error.why}")
+        except Exception:
+            _log.exception("defect in a stream's receiver; the connection is closed")
+            self._give_up("a defect; the log has the details")
+        if self.connection.is_ready and not self.ready.done():
+            self.ready.set_result(None)
+
+    def eof_received(self) -> None:
+        """The transport closes itself."""
+
+    def pause_writing(self) -> None:
+        self.connection.paused(True)
+
+    def resume_writing(self) -> None:
+        self.connection.paused(False)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is not None:
+            self._why = str(error) or type(error).__name__
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.ready.done():
+            self.ready.set_exception(ConnectionError(self._why))
+            self.ready.exception()
+        self.connection.lost(self._why)
+        self._on_close(self)
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def close(self, why: str = "the connection was closed") -> None:
+        """Closes the socket when what was sent has left."""
+        self._why = why
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Closes the socket at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _give_up(self, why: str) -> None:
+        _log.info("closing a connection: %s", why)
+        self.close(why)
+
+    def _look(self) -> None:
+        """Asks for a sign of life where there was none; gives up where there was none to that either."""
+        self.connection.tick()
+        if self._is_asking and not self._heard:
+            self._why = "the other side does not answer any longer"
+            self.abort()
+            return
+        self._is_asking = not self._heard
+        if self._is_asking:
+            self.connection.ping(_PING)
+        self._heard = False
+        seconds = PING_TIMEOUT_SECONDS if self._is_asking else KEEPALIVE_SECONDS
+        self._timer = self._loop.call_later(seconds, self._look)

@@ -1,0 +1,213 @@
+"""One stream of gRPC messages, both ways: messages cut into frames, and put together from them."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from cacheservice.http2.frames import (
+    FIRST_WINDOW,
+    MAX_FRAME_BYTES,
+    ErrorCode,
+    Flag,
+    Kind,
+    ProtocolError,
+    header,
+    window_update,
+)
+
+if TYPE_CHECKING:
+    from cacheservice.http2.connection import Connection
+
+WINDOW_BYTES = 4 * 1024 * 1024
+"""That the other side may send on a stream before it is told that what came was taken."""
+MESSAGE_HEADER_BYTES = 5
+"""Of a gRPC message: whether it is compressed, and its length."""
+
+Headers = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a stream came to its end."""
+
+    headers: dict[str, str]
+    """The last ones of the other side, which tell the status of the call; empty when it sent none."""
+    why: str = ""
+    """What happened instead."""
+    was_refused: bool = False
+    """Whether the other side has surely not begun with the call."""
+
+
+class Receiver(Protocol):
+    """Who a stream is for."""
+
+    def message_received(self, message: bytes) -> None: ...
+
+    def sending_ended(self) -> None:
+        """The other side has sent its last message; it may still receive."""
+
+    def stream_ended(self, end: End) -> None:
+        """Nothing more comes, and nothing more can be sent. Called last of all, unless this side ended it."""
+
+    def writable(self) -> None:
+        """What was sent has left, after it had to wait; see `Stream.is_blocked`."""
+
+
+class TooLarge(Exception):
+    """A message is longer than this side takes."""
+
+
+class Stream:
+    """Belongs to one connection, which calls what begins with an underscore here.
+
+    What is sent beyond the other side's windows is kept, without a bound: the sender is to look at
+    `is_blocked`.
+    """
+
+    __slots__ = (
+        "_acknowledges",
+        "_connection",
+        "_have",
+        "_need",
+        "_parts",
+        "_taken",
+        "_trailers",
+        "_unsent",
+        "has_ended",
+        "id",
+        "is_paused",
+        "max_message_bytes",
+        "receiver",
+        "send_window",
+        "window",
+    )
+
+    def __init__(self, connection: Connection, number: int, max_message_bytes: int) -> None:
+        self.id = number
+        self.max_message_bytes = max_message_bytes
+        self.receiver: Receiver
+        self.send_window = FIRST_WINDOW
+        self.window = WINDOW_BYTES
+        self.is_paused = False
+        self.has_ended = False
+        self._connection = connection
+        self._unsent: deque[memoryview] = deque()
+        self._parts: list[bytes] = []
+        self._have = 0
+        self._need = MESSAGE_HEADER_BYTES
+        self._taken = 0
+        self._trailers: bytes | None = None
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether what was sent has not left yet."""
+        return bool(self._unsent) or self._connection.is_paused
+
+    def send(self, message: bytes) -> None:
+        """Sends a message, or keeps it until the other side takes it. Nothing once the stream has ended."""
+        if self.has_ended:
+            return
+        size = MESSAGE_HEADER_BYTES + len(message)
+        connection = self._connection
+        prefix = b"\0" + len(message).to_bytes(4)
+        if (
+            size <= MAX_FRAME_BYTES
+            and size <= self.send_window
+            and size <= connection.send_window
+            and not self._unsent
+        ):
+            self.send_window -= size
+            connection.send_window -= size
+            connection.write(b"".join((header(Kind.DATA, 0, self.id, size), prefix, message)))
+            return
+        self._unsent.append(memoryview(b"".join((prefix, message))))
+        connection.pump()
+
+    def pause(self) -> None:
+        """Lets the other side send no more than WINDOW_BYTES until `resume`; that still arrives."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        self.is_paused = False
+        self._acknowledge()
+
+    def finish(self, trailers: bytes) -> None:
+        """Ends this side of the stream, with a block of headers, once what was sent before has left."""
+        self._trailers = trailers
+        self._connection.pump()
+
+    def cancel(self) -> None:
+        """Ends the stream at once, without a word to the receiver."""
+        if not self.has_ended:
+            self.has_ended = True
+            self._connection.forget(self, ErrorCode.CANCEL)
+
+    def _cut(self, most: int) -> list[bytes | memoryview]:
+        """Takes out one frame of at most so many bytes of what waits; [] when there is no room for any."""
+        if self._trailers is not None and not self._unsent:
+            block, self._trailers = self._trailers, None
+            flags = Flag.END_HEADERS | Flag.END_STREAM
+            self.has_ended = True
+            self._connection.forget(self)
+            return [header(Kind.HEADERS, flags, self.id, len(block)), block]
+        size = min(most, self.send_window, MAX_FRAME_BYTES)
+        if size <= 0 or not self._unsent:
+            return []
+        first = self._unsent.popleft()
+        if len(first) > size:
+            self._unsent.appendleft(first[size:])
+            first = first[:size]
+        self.send_window -= len(first)
+        return [header(Kind.DATA, 0, self.id, len(first)), first]
+
+    def _receive(self, content: bytes, length: int) -> None:
+        """`content` is that of a frame which took `length` bytes of the window."""
+        self.window -= length
+        if self.window < 0:
+            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the stream's window")
+        self._taken += length
+        self._parts.append(content)
+        self._have += len(content)
+        if self._have >= self._need:
+            self._deliver()
+        if not self.is_paused:
+            self._acknowledge()
+
+    def _deliver(self) -> None:
+        """Hands on the messages that are there as a whole."""
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        position = 0
+        while True:
+            left = len(data) - position
+            if left < MESSAGE_HEADER_BYTES:
+                self._need = MESSAGE_HEADER_BYTES
+                break
+            start = position + MESSAGE_HEADER_BYTES
+            size = int.from_bytes(data[position + 1 : start])
+            if data[position]:
+                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a compressed message, which nobody asked for")
+            if size > self.max_message_bytes:
+                raise TooLarge(f"a message of {size:,} bytes, where {self.max_message_bytes:,} are the most")
+            self._need = MESSAGE_HEADER_BYTES + size
+            if left < self._need:
+                break
+            position += self._need
+            self.receiver.message_received(data[start:position])
+            if self.has_ended:
+                return
+        self._parts = [data[position:]] if position < len(data) else []
+        self._have = len(data) - position
+
+    def _acknowledge(self) -> None:
+        if self._taken >= WINDOW_BYTES // 4 and not self.has_ended:
+            self.window += self._taken
+            self._connection.write(window_update(self.id, self._taken))
+            self._taken = 0
+
+    def _end(self, end: End) -> None:
+        if not self.has_ended:
+            self.has_ended = True
+            self._unsent.clear()
+            self.receiver.stream_ended(end)
