@@ -13,7 +13,7 @@ from cacheservice.certificates import Certificates
 from cacheservice.connection import Connection
 from cacheservice.errors import Unavailable
 from cacheservice.handshake import explained
-from cacheservice.http2.client import ClientStream, ConnectFailed, open_stream
+from cacheservice.http2.client import ClientStream, ConnectFailed, Opener
 from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.cluster_pb2 import DescribeRequest
@@ -59,7 +59,11 @@ class NodeStubs:
 
     def __init__(self, address: str, certificates: Certificates | None = None) -> None:
         self._address = address
-        self._certificates = certificates
+        self._opener = (
+            Opener(MAX_MESSAGE_BYTES)
+            if certificates is None
+            else Opener(MAX_MESSAGE_BYTES, certificates.client_context, certificates.server_name)
+        )
         self._connection = Connection(address, _OPTIONS, certificates, _stubs)
         self.trouble = ""
         """Why there was no connection when one was last asked for, as far as gRPC tells."""
@@ -80,18 +84,8 @@ class NodeStubs:
         self, on_message: Callable[[bytes], None], on_writable: Callable[[], None], seconds: float
     ) -> ClientStream:
         """An Exchange stream, over a connection of its own. Unavailable when none comes about in time."""
-        given = self._certificates
         try:
-            stream = await open_stream(
-                self._address,
-                EXCHANGE,
-                on_message,
-                on_writable,
-                timeout=seconds,
-                max_message_bytes=MAX_MESSAGE_BYTES,
-                tls=None if given is None else given.client_context(),
-                server_name="" if given is None else given.server_name,
-            )
+            stream = await self._opener.open(self._address, EXCHANGE, on_message, on_writable, seconds)
         except ConnectFailed as error:
             self.trouble = explained(str(error))
             raise Unavailable(f"no connection to {self._address}") from None

@@ -212,29 +212,32 @@ class Lane:
                 backoff.reset()
 
     def _wake(self) -> None:
-        """Has what waits sent, after all that is ready to run now: it may have more to send."""
+        """Has what waits sent, after all that was ready to run by now: it may have more to send."""
         self._may_send = False
         if self._waker is not None and not self._waker.done():
             self._waker.set_result(None)
         elif self._stream is not None:
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self._loop.call_soon, self._send)
 
     def _send(self) -> None:
-        """Sends what may leave now; goes on when it is woken again, by an answer, or by more that waits."""
+        """Sends the message that may leave next, and then, when that is on its way, the one after it.
+
+        Goes on when it is woken again, by an answer, or by more that waits.
+        """
         stream = self._stream
-        if stream is None:
+        if stream is None or stream.is_blocked:
             return
         try:
-            while not stream.is_blocked:
-                batches = self._pending.take(
-                    self._free[False] > 0, self._free[True] > 0, self._keys[False], self._keys[True]
-                )
-                if not batches:
-                    self._may_send = True
-                    return
-                wanted = [batch for batch in batches if not batch.waiting.is_over]
-                if wanted:
-                    stream.send(self._request(wanted).SerializeToString())
+            batches = self._pending.take(
+                self._free[False] > 0, self._free[True] > 0, self._keys[False], self._keys[True]
+            )
+            if not batches:
+                self._may_send = True
+                return
+            wanted = [batch for batch in batches if not batch.waiting.is_over]
+            if wanted:
+                stream.send(self._request(wanted).SerializeToString())
+            self._loop.call_soon(self._send)
         except Exception:
             _log.exception("defect in the client; the stream to %s is opened anew", self.address)
             stream.cancel()

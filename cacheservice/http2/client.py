@@ -9,9 +9,21 @@ from collections.abc import Callable
 
 from cacheservice.address import endpoint
 from cacheservice.http2 import statuses
+from cacheservice.http2.alternative import TOKEN, offered
 from cacheservice.http2.protocol import Http2Protocol
 from cacheservice.http2.statuses import CallStatus
-from cacheservice.http2.stream import End
+from cacheservice.http2.stream import End, Headers
+
+ALTERNATIVE_SECONDS = 0.3
+"""For a connection to what the server offers; where that is out of reach, packets may just vanish."""
+BEGIN_SECONDS = 0.5
+"""Until the first headers of an answer. Ours come at once; a server's that sends them with its first message
+never do, as it is asked for none before."""
+AVOID_SECONDS = 60.0
+
+
+Offer = tuple[tuple[str, int], str]
+"""Host and port of an alternative, and the token to be shown there."""
 
 
 class ConnectFailed(Exception):
@@ -27,13 +39,12 @@ class StreamFailed(Exception):
 
 
 class ClientStream:
-    """A call in progress, as made by `open_stream`; to be closed in the end."""
+    """A call in progress, as made by an Opener; to be closed in the end."""
 
     def __init__(
         self,
         protocol: Http2Protocol,
-        path: str,
-        authority: str,
+        request: Headers,
         on_message: Callable[[bytes], None],
         on_writable: Callable[[], None],
     ) -> None:
@@ -41,9 +52,8 @@ class ClientStream:
         self._on_message = on_message
         self._on_writable = on_writable
         self._status: asyncio.Future[CallStatus] = asyncio.get_running_loop().create_future()
-        self._stream = protocol.connection.open(
-            statuses.request(path, authority, is_tls=protocol.is_tls), self
-        )
+        self._headers: asyncio.Future[dict[str, str] | None] = asyncio.get_running_loop().create_future()
+        self._stream = protocol.connection.open(request, self)
 
     def send(self, message: bytes) -> None:
         """Hands the message to the connection, or keeps it for that; nothing once the stream has ended."""
@@ -53,6 +63,11 @@ class ClientStream:
     def is_blocked(self) -> bool:
         """Whether what was sent still waits for the server to take it."""
         return self._stream.is_blocked
+
+    async def begun(self, seconds: float) -> dict[str, str] | None:
+        """The first headers of the answer, when they come in time; None also when the call ends before."""
+        await asyncio.wait((self._headers,), timeout=seconds)
+        return self._headers.result() if self._headers.done() else None
 
     async def finished(self) -> None:
         """Returns when the server has ended the stream in order. StreamFailed when it ended otherwise."""
@@ -73,6 +88,10 @@ class ClientStream:
         self._protocol.abort()
         await asyncio.shield(self._protocol.closed)
 
+    def headers_received(self, headers: dict[str, str]) -> None:
+        if not self._headers.done():
+            self._headers.set_result(headers)
+
     def message_received(self, message: bytes) -> None:
         self._on_message(message)
 
@@ -88,56 +107,130 @@ class ClientStream:
     def _finish(self, status: CallStatus) -> None:
         if not self._status.done():
             self._status.set_result(status)
+        if not self._headers.done():
+            self._headers.set_result(None)
 
 
-async def open_stream(
-    target: str,
-    path: str,
-    on_message: Callable[[bytes], None],
-    on_writable: Callable[[], None],
-    *,
-    timeout: float,
-    max_message_bytes: int,
-    tls: ssl.SSLContext | None = None,
-    server_name: str = "",
-) -> ClientStream:
-    """Calls the method at `path` of the server at `target`; `on_message` is given its messages, and
-    `on_writable` called when the stream is no longer blocked.
+class Opener:
+    """Opens streams to servers, over TLS if there is what gives the context for each new connection.
 
-    With `tls` the server's certificate is to have the server name, or without one the host of the target.
-    ConnectFailed when there is no connection after `timeout` seconds, or the server does not speak HTTP/2.
+    A server's certificate is to have the server name, or without one the host of the target.
     """
-    loop = asyncio.get_running_loop()
-    where = endpoint(target)
-    opened: list[Http2Protocol] = []
 
-    def protocol() -> Http2Protocol:
-        opened.append(Http2Protocol(max_message_bytes, is_tls=tls is not None))
-        return opened[-1]
+    def __init__(
+        self,
+        max_message_bytes: int,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        server_name: str = "",
+    ) -> None:
+        self._max_message_bytes = max_message_bytes
+        self._tls = tls
+        self._server_name = server_name
+        self._avoided: dict[tuple[str, int], float] = {}
+        """Alternatives that could not be reached, and until when they are not tried again."""
 
-    is_open = False
-    try:
-        async with asyncio.timeout(timeout):
-            if isinstance(where, str):
-                await loop.create_unix_connection(
-                    protocol, where, ssl=tls, server_hostname=server_name or None
-                )
-            else:
-                name = (server_name or where[0]) if tls else None
-                await loop.create_connection(protocol, *where, ssl=tls, server_hostname=name)
-            await opened[-1].ready
-        is_open = True
-    except TimeoutError:
-        why = f"no answer within {timeout:.1f} s"
-    except (OSError, ssl.CertificateError) as error:
-        why = _told(error)
-    finally:
-        for one in opened[:-1] if is_open else opened:
-            one.abort()
-    if is_open:
-        authority = server_name or (target if isinstance(where, tuple) else "localhost")
-        return ClientStream(opened[-1], path, authority, on_message, on_writable)
-    raise ConnectFailed(f"failed to connect to {target}: {why}")
+    async def open(
+        self,
+        target: str,
+        path: str,
+        on_message: Callable[[bytes], None],
+        on_writable: Callable[[], None],
+        timeout: float,
+    ) -> ClientStream:
+        """Calls the method at `path` of the server at `target`, or at what it offers as an alternative.
+
+        `on_message` is given its messages, and `on_writable` called when the stream is no longer blocked.
+        ConnectFailed when there is no connection after `timeout` seconds, or no HTTP/2 is spoken there.
+        """
+        where = endpoint(target)
+        name = self._server_name or (where[0] if isinstance(where, tuple) else "localhost")
+        request = statuses.request(path, self._server_name or target, is_tls=self._tls is not None)
+        protocol = await self._connect(where, name, timeout, target)
+        stream = ClientStream(protocol, request, on_message, on_writable)
+        try:
+            offer = await self._offer(protocol, stream)
+            other = (
+                None if offer is None else await self._accept(offer, name, request, on_message, on_writable)
+            )
+        except BaseException:
+            await stream.close()
+            raise
+        if other is None:
+            return stream
+        await stream.close()
+        return other
+
+    async def _accept(
+        self,
+        offer: Offer,
+        name: str,
+        request: Headers,
+        on_message: Callable[[bytes], None],
+        on_writable: Callable[[], None],
+    ) -> ClientStream | None:
+        """The stream at the place that is offered; None when there is none to be had."""
+        where, token = offer
+        try:
+            protocol = await self._connect(where, name, ALTERNATIVE_SECONDS, "the port for streams")
+        except ConnectFailed:
+            self._avoid(where)
+            return None
+        stream = ClientStream(protocol, [*request, (TOKEN, token)], on_message, on_writable)
+        has_begun = False
+        try:
+            has_begun = await stream.begun(BEGIN_SECONDS) is not None
+        finally:
+            if not has_begun:
+                self._avoid(where)
+                await stream.close()
+        return stream if has_begun else None
+
+    async def _offer(self, protocol: Http2Protocol, stream: ClientStream) -> Offer | None:
+        """Where the server would rather be called, and with which token."""
+        address = protocol.peer_host
+        alternative = offered(await stream.begun(BEGIN_SECONDS) or {})
+        if alternative is None or not address:
+            return None
+        where = (address, alternative.port)
+        if self._avoided.get(where, 0.0) > asyncio.get_running_loop().time():
+            return None
+        return where, alternative.token
+
+    def _avoid(self, where: tuple[str, int]) -> None:
+        now = asyncio.get_running_loop().time()
+        self._avoided = {other: until for other, until in self._avoided.items() if until > now}
+        self._avoided[where] = now + AVOID_SECONDS
+
+    async def _connect(
+        self, where: tuple[str, int] | str, name: str, timeout: float, target: str
+    ) -> Http2Protocol:
+        loop = asyncio.get_running_loop()
+        tls = None if self._tls is None else self._tls()
+        opened: list[Http2Protocol] = []
+
+        def protocol() -> Http2Protocol:
+            opened.append(Http2Protocol(self._max_message_bytes, is_tls=tls is not None))
+            return opened[-1]
+
+        server_hostname = None if tls is None else name
+        try:
+            async with asyncio.timeout(timeout):
+                if isinstance(where, str):
+                    await loop.create_unix_connection(
+                        protocol, where, ssl=tls, server_hostname=server_hostname
+                    )
+                else:
+                    await loop.create_connection(protocol, *where, ssl=tls, server_hostname=server_hostname)
+                await opened[-1].ready
+                return opened.pop()
+        except TimeoutError:
+            why = f"no answer within {timeout:.1f} s"
+        except (OSError, ssl.CertificateError) as error:
+            why = _told(error)
+        finally:
+            for one in opened:
+                one.abort()
+        raise ConnectFailed(f"failed to connect to {target}: {why}")
 
 
 def _told(error: Exception) -> str:

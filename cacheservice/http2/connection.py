@@ -88,7 +88,7 @@ class Connection:
         self.write(self._header_frame(stream.id, headers, Flag.END_HEADERS))
 
     def block(self, headers: Headers) -> bytes:
-        """Headers as what `Stream.finish` sends; to be sent in the order in which they are made."""
+        """Headers as they travel; to be sent in the order in which they are made."""
         return bytes(self._encoder.encode(headers))
 
     def ping(self, payload: bytes) -> None:
@@ -263,6 +263,8 @@ class Connection:
         elif first_flags & Flag.END_STREAM:
             self._theirs_ended(stream, headers)
             return
+        else:
+            stream.receiver.headers_received(headers)
         if stream is not None and first_flags & Flag.END_STREAM:
             stream.receiver.sending_ended()
 

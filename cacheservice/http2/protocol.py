@@ -17,6 +17,9 @@ KEEPALIVE_SECONDS = 10.0
 PING_TIMEOUT_SECONDS = 5.0
 """And after so long without an answer the connection is given up."""
 
+WRITE_BUFFER_BYTES = 1024 * 1024
+"""That the socket may be behind before its streams are blocked."""
+
 _PING = b"alive?  "
 
 
@@ -45,14 +48,29 @@ class Http2Protocol(asyncio.Protocol):
         self._is_asking = False
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
+        self._early = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self.connection = Connection(self._transport.write, self._max_message_bytes, self._accept)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self.connection.begin()
         self._timer = self._loop.call_later(KEEPALIVE_SECONDS, self._look)
+        if self._early:
+            early, self._early = self._early, b""
+            self.data_received(early)
+
+    @property
+    def peer_host(self) -> str:
+        """The other side's address; empty where it has none, as a Unix socket."""
+        peer = None if self._transport is None else self._transport.get_extra_info("peername")
+        return str(peer[0]) if isinstance(peer, tuple) else ""
 
     def data_received(self, data: bytes) -> None:
+        if self._transport is None:
+            # With TLS, what came along with the end of the handshake.
+            self._early += data
+            return
         self._heard = True
         try:
             self.connection.receive(data)
@@ -78,6 +96,8 @@ class Http2Protocol(asyncio.Protocol):
             self._why = str(error) or type(error).__name__
         if self._timer is not None:
             self._timer.cancel()
+        if self._transport is None:
+            return
         if not self.ready.done():
             self.ready.set_exception(ConnectionError(self._why))
             self.ready.exception()
@@ -98,12 +118,16 @@ class Http2Protocol(asyncio.Protocol):
             self._transport.abort()
 
     def _give_up(self, why: str) -> None:
-        _log.info("closing a connection: %s", why)
+        _log.debug("closing a connection: %s", why)
         self.close(why)
 
     def _look(self) -> None:
-        """Asks for a sign of life where there was none; gives up where there was none to that either."""
+        """Asks for a sign of life where there was none; gives up where there was none to that either, and
+        where nobody needs the connection."""
         self.connection.tick()
+        if not self.connection.streams:
+            self.close("no stream is open")
+            return
         if self._is_asking and not self._heard:
             self._why = "the other side does not answer any longer"
             self.abort()

@@ -45,6 +45,9 @@ class Receiver(Protocol):
 
     def message_received(self, message: bytes) -> None: ...
 
+    def headers_received(self, headers: dict[str, str]) -> None:
+        """The first ones of a server's answer, unless they are the last ones, too."""
+
     def sending_ended(self) -> None:
         """The other side has sent its last message; it may still receive."""
 
@@ -98,7 +101,16 @@ class Stream:
         self._have = 0
         self._need = MESSAGE_HEADER_BYTES
         self._taken = 0
-        self._trailers: bytes | None = None
+        self._trailers: Headers | None = None
+
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Of what was sent and waits for the other side's windows; or 1 when the socket takes nothing."""
+        return sum(map(len, self._unsent)) or int(self._connection.is_paused)
 
     @property
     def is_blocked(self) -> bool:
@@ -133,8 +145,8 @@ class Stream:
         self.is_paused = False
         self._acknowledge()
 
-    def finish(self, trailers: bytes) -> None:
-        """Ends this side of the stream, with a block of headers, once what was sent before has left."""
+    def finish(self, trailers: Headers) -> None:
+        """Ends a server's stream with its last headers, once what was sent before has left."""
         self._trailers = trailers
         self._connection.pump()
 
@@ -147,7 +159,8 @@ class Stream:
     def _cut(self, most: int) -> list[bytes | memoryview]:
         """Takes out one frame of at most so many bytes of what waits; [] when there is no room for any."""
         if self._trailers is not None and not self._unsent:
-            block, self._trailers = self._trailers, None
+            block = self._connection.block(self._trailers)
+            self._trailers = None
             flags = Flag.END_HEADERS | Flag.END_STREAM
             self.has_ended = True
             self._connection.forget(self)

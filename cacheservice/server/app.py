@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +21,8 @@ from cacheservice.clock import SystemClock
 from cacheservice.config import PEER_SLACK, NamespaceSettings, Replication, Settings
 from cacheservice.connection import server_credentials
 from cacheservice.errors import NodeIdTaken
+from cacheservice.http2.alternative import Alternative
+from cacheservice.http2.server import StreamServer
 from cacheservice.membership import Member, Membership, MembershipConfig, Phase
 from cacheservice.node.batches import Batches
 from cacheservice.node.namespaces import NamespacePolicy, Namespaces
@@ -27,12 +31,13 @@ from cacheservice.node.shard import Shard
 from cacheservice.node.view import ViewBuilder
 from cacheservice.server.admin_service import AdminServicer
 from cacheservice.server.cache_service import CacheServicer
+from cacheservice.server.channels import EXCHANGE as PEER_EXCHANGE
 from cacheservice.server.channels import PeerChannels, channel_options
 from cacheservice.server.cluster_scan import ClusterScan
 from cacheservice.server.cluster_service import ClusterServicer
 from cacheservice.server.decode import Bounds
 from cacheservice.server.drained import Drained
-from cacheservice.server.exchange import Exchange
+from cacheservice.server.exchange import EXCHANGE, FRAMING, Exchange
 from cacheservice.server.gossip import Gossip, RingSettings
 from cacheservice.server.guard import Admission, TolerantServer
 from cacheservice.server.memory import MemoryKeeper, resident_bytes, settle_allocator, settle_collector
@@ -91,6 +96,7 @@ class NodeServer:
         self._health_server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self._admission = Admission(settings.max_in_flight)
         self._streams = Streams()
+        self._stream_server: StreamServer | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._draining: asyncio.Task[Drained] | None = None
         self._starts: dict[str, int] = {}
@@ -151,6 +157,7 @@ class NodeServer:
             self._settled,
         )
         self._add_servicers()
+        await self._serve_streams()
         await self._set_health({"": True, LIVENESS: True, READINESS: False})
         await self._server.start()
         await self._health_server.start()
@@ -198,7 +205,12 @@ class NodeServer:
             self._streams.close()
             self._watches.close()
             self._cluster.close()
+            if self._stream_server is not None:
+                self._stream_server.go_away()
             await self._server.stop(_FINISH_SECONDS)
+            if self._stream_server is not None:
+                await self._streams.finished(_FINISH_SECONDS)
+                await self._stream_server.close()
             await self._health_server.stop(None)
             for task in self._loops:
                 task.cancel()
@@ -223,7 +235,7 @@ class NodeServer:
         settings, node, clock = self._settings, self._node, self._clock
         admission = self._admission
         cluster_scan = ClusterScan(settings.node_id, node, self._transport, settings.max_message_bytes)
-        exchange = Exchange(Batches(node), admission, settings, lambda: node.ring_epoch)
+        exchange = self._exchange = Exchange(Batches(node), admission, settings, lambda: node.ring_epoch)
         self._watches = Watches(settings.node_id, node.events, self._channels, clock)
         server: Any = TolerantServer(self._server)
         add_CacheServiceServicer_to_server(
@@ -235,12 +247,31 @@ class NodeServer:
         add_AdminServiceServicer_to_server(
             AdminServicer(node, settings, admission, clock, self.drain), server
         )
-        add_PeerServiceServicer_to_server(
-            PeerServicer(node, self._gossip, clock, settings, admission, self._streams, cluster_scan), server
-        )
+        self._peer = PeerServicer(node, self._gossip, clock, settings, admission, self._streams, cluster_scan)
+        add_PeerServiceServicer_to_server(self._peer, server)
         for serving in (self._server, self._health_server):
             health_pb2_grpc.add_HealthServicer_to_server(self._health, serving)
         _enable_reflection(self._server)
+
+    async def _serve_streams(self) -> None:
+        """At a port of their own; see the docs of cacheservice.http2."""
+        settings, streams = self._settings, self._streams
+        handlers = {
+            EXCHANGE: streams.handler(
+                cache_pb2.ExchangeRequest.FromString, self._exchange.begin, FRAMING.requests
+            ),
+            PEER_EXCHANGE: streams.handler(peer_pb2.PeerServiceExchangeRequest.FromString, self._peer.begin),
+        }
+        tls = None
+        if self._certificates is not None:
+            ask_clients = settings.tls_client_auth == "require"
+            tls = partial(self._certificates.server_context, ask_clients=ask_clients)
+        token = secrets.token_hex(8)
+        max_bytes = settings.max_message_bytes + PEER_SLACK
+        self._stream_server = StreamServer(handlers, token, max_bytes, tls)
+        host, _ = split_address(settings.listen)
+        port = await self._stream_server.start(host, settings.stream_port)
+        streams.alternative = Alternative(port, token)
 
     async def _drain(self, seconds: float) -> Drained:
         await self._set_health({"": False, READINESS: False})

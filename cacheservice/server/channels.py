@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from cacheservice.certificates import Certificates
 from cacheservice.connection import CLOSE_GRACE_SECONDS, Connection, open_channel
-from cacheservice.http2.client import ClientStream, open_stream
+from cacheservice.http2.client import ClientStream, Opener
 from cacheservice.server.peer_stream import PeerStream
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.peer_pb2_grpc import PeerServiceStub
@@ -62,7 +62,11 @@ class PeerChannels:
     """Channels by address, opened at first use; `retain` closes those that nobody needs any longer."""
 
     def __init__(self, max_message_bytes: int, certificates: Certificates | None = None) -> None:
-        self._max_message_bytes = max_message_bytes
+        self._opener = (
+            Opener(max_message_bytes)
+            if certificates is None
+            else Opener(max_message_bytes, certificates.client_context, certificates.server_name)
+        )
         self._options = channel_options(max_message_bytes)
         self._certificates = certificates
         self._open: dict[str, Connection[PeerStubs]] = {}
@@ -112,20 +116,10 @@ class PeerChannels:
         self.retain(())
         await asyncio.gather(*self._closing)
 
-    async def _open_stream(
+    def _open_stream(
         self, address: str, on_message: Callable[[bytes], None], on_writable: Callable[[], None]
-    ) -> ClientStream:
-        given = self._certificates
-        return await open_stream(
-            address,
-            EXCHANGE,
-            on_message,
-            on_writable,
-            timeout=_CONNECT_TIMEOUT_MS / 1_000,
-            max_message_bytes=self._max_message_bytes,
-            tls=None if given is None else given.client_context(),
-            server_name="" if given is None else given.server_name,
-        )
+    ) -> Awaitable[ClientStream]:
+        return self._opener.open(address, EXCHANGE, on_message, on_writable, _CONNECT_TIMEOUT_MS / 1_000)
 
     def _get(self, address: str) -> Connection[PeerStubs]:
         found = self._open.get(address)

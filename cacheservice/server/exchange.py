@@ -13,12 +13,15 @@ from cacheservice.node.batches import Batches, Soon
 from cacheservice.node.columns import Errors, Reads, Removals, Writes
 from cacheservice.server import column_codec as codec
 from cacheservice.server.decode import Bounds, is_nearest, lease_wait_ms
+from cacheservice.server.direct_stream import Begun
 from cacheservice.server.guard import Admission
-from cacheservice.server.streams import Begun, Framing
+from cacheservice.server.streams import Framing
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import to_status
 
 _log = logging.getLogger(__name__)
+
+EXCHANGE = "/cacheservice.v1.CacheService/Exchange"
 
 Result = TypeVar("Result", Reads, Writes, Removals)
 Work = Begun[pb.ExchangeResponse]

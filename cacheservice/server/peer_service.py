@@ -21,10 +21,11 @@ from cacheservice.node.node import MAX_HOPS, Node
 from cacheservice.node.operations import Change
 from cacheservice.server import copies, decode, encode, peer_codec
 from cacheservice.server.cluster_scan import ClusterScan
+from cacheservice.server.direct_stream import Begun
 from cacheservice.server.gossip import Gossip
 from cacheservice.server.guard import Admission, Context, guarded
 from cacheservice.server.owned import OwnedBatches
-from cacheservice.server.streams import Begun, Streams
+from cacheservice.server.streams import Streams
 from cacheservice.v1 import cache_pb2, peer_pb2
 from cacheservice.v1.peer_pb2_grpc import PeerServiceServicer
 from cacheservice.wire import to_status
@@ -63,7 +64,7 @@ class PeerServicer(PeerServiceServicer):
 
     @guarded
     async def Exchange(self, request: object, context: Context) -> None:  # type: ignore[override]
-        await self._streams.serve(context, self._begin)
+        await self._streams.serve(context, self.begin)
 
     @guarded
     async def Gossip(self, request: peer_pb2.GossipRequest, context: Context) -> peer_pb2.GossipResponse:
@@ -71,7 +72,7 @@ class PeerServicer(PeerServiceServicer):
         response.ring_epoch = self._node.ring_epoch
         return response
 
-    def _begin(self, request: peer_pb2.PeerServiceExchangeRequest) -> Begun[_Answer]:
+    def begin(self, request: peer_pb2.PeerServiceExchangeRequest) -> Begun[_Answer]:
         kind = request.WhichOneof("request")
         slow = {"forward": self._forward, "invalidate": self._invalidate, "scan": self._scan}.get(kind or "")
         if slow is not None:

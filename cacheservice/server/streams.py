@@ -6,22 +6,16 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
 from cacheservice.errors import InvalidArgument, NotReady
+from cacheservice.http2.alternative import Alternative
+from cacheservice.http2.server import Call, Handler
+from cacheservice.server.direct_stream import MAX_AT_WORK, MAX_UNSENT_BYTES, Begun, DirectStream
 from cacheservice.server.guard import Context, Malformed
-
-MAX_AT_WORK = 64
-"""Requests of one stream that wait for other nodes at a time; then the node reads no further."""
-MAX_UNSENT_BYTES = 1024 * 1024
-"""Answers that the caller does not take; then, too, the node reads no further."""
-
-Response = TypeVar("Response")
-Begun: TypeAlias = Response | Callable[[], Awaitable[Response]]
-"""The response, or what to call and await for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +37,50 @@ MAX_JOINED_BYTES = 64 * 1024
 
 
 class Streams:
-    """Serves streams until their callers end them, or `close` does."""
+    """Serves streams until their callers end them, or `close` does.
+
+    Callers of grpcio's server are told of `alternative`, at which they are served at less cost.
+    """
 
     def __init__(self) -> None:
-        self._open: set[_Stream] = set()
+        self.alternative: Alternative | None = None
+        self._open: set[_Stream | DirectStream] = set()
         self._closed = False
+        self._idle: asyncio.Future[None] | None = None
 
     def close(self) -> None:
         """Ends the streams: each when what it has read is answered."""
         self._closed = True
-        for stream in self._open:
+        for stream in list(self._open):
             stream.stop_reading()
+
+    async def finished(self, seconds: float) -> None:
+        """Returns when all streams have ended, or after so long."""
+        if self._open:
+            self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._idle,), timeout=seconds)
+
+    def handler(
+        self,
+        parse: Callable[[bytes], Any],
+        begin: Callable[[Any], Begun[Any]],
+        requests: Callable[[Any], Iterable[Any]] = PLAIN.requests,
+    ) -> Handler:
+        """What serves the calls of a method that come to the alternative, as `serve` does all others."""
+
+        def serve(call: Call) -> DirectStream:
+            stream = DirectStream(call, parse, begin, requests, self._discard)
+            self._open.add(stream)
+            if self._closed:
+                stream.stop_reading()
+            return stream
+
+        return serve
+
+    def _discard(self, stream: _Stream | DirectStream) -> None:
+        self._open.discard(stream)
+        if not self._open and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     async def serve(
         self, context: Context, begin: Callable[[Any], Begun[Any]], framing: Framing = PLAIN
@@ -61,12 +88,14 @@ class Streams:
         """Answers each request with what `begin` makes of it; returns when the stream is to end."""
         if self._closed:
             raise NotReady("this node is about to stop")
+        if self.alternative is not None:
+            await context.send_initial_metadata((self.alternative.offer(),))
         stream = _Stream(context, begin, framing)
         self._open.add(stream)
         try:
             await stream.run()
         finally:
-            self._open.discard(stream)
+            self._discard(stream)
 
 
 class _Stream:

@@ -65,6 +65,7 @@ class ScriptedNode(CacheServiceServicer):
         self.released: list[tuple[str, bytes]] = []
 
     async def Exchange(self, requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+        await context.send_initial_metadata(())
         async for request in requests:
             self.requests.append(request)
             answer = self.script(request)
@@ -456,6 +457,7 @@ class LateNode(ScriptedNode):
         self.may_answer = asyncio.Event()
 
     async def Exchange(self, requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+        await context.send_initial_metadata(())
         async for request in requests:
             await self.may_answer.wait()
             response = pb.ExchangeResponse(batch_id=request.batch_id)

@@ -18,9 +18,10 @@ from cacheservice.node.columns import Reads
 from cacheservice.node.operations import GetOutcome
 from cacheservice.server.app import NodeServer
 from cacheservice.server.cache_service import CacheServicer
+from cacheservice.server.direct_stream import MAX_AT_WORK
 from cacheservice.server.exchange import Exchange
 from cacheservice.server.guard import Admission, TolerantServer
-from cacheservice.server.streams import MAX_AT_WORK, MAX_JOINED_BYTES, Streams
+from cacheservice.server.streams import MAX_JOINED_BYTES, Streams
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub, add_CacheServiceServicer_to_server
 from cacheservice.wire import from_rpc_error, from_status
@@ -151,7 +152,7 @@ async def test_keys_out_of_bounds_have_their_error_and_the_others_go_on(start_no
     entries = {"a": b"1", "": b"2", "large": bytes(101), "late": b"3", "b": b"4"}
     stored, found, removed = await exchange(
         channel,
-        writes(1, entries, ttl_ms=[0, 0, 0, 10**15, 5]),
+        writes(1, entries, ttl_ms=[0, 0, 0, 10**15, 60_000]),
         reads(2, "", "a", "k" * 1_025, "b"),
         removals(3, "a", ""),
     )

@@ -1,0 +1,178 @@
+"""Accepts connections of clients, and gives each call to who handles its method."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from typing import cast
+
+from cacheservice.http2 import statuses
+from cacheservice.http2.alternative import TOKEN
+from cacheservice.http2.protocol import Http2Protocol
+from cacheservice.http2.statuses import CallStatus
+from cacheservice.http2.stream import End, Receiver, Stream
+
+_log = logging.getLogger(__name__)
+
+HANDSHAKE_SECONDS = 10.0
+CLOSE_SECONDS = 1.0
+BACKLOG = 1_024
+
+Handler = Callable[["Call"], Receiver]
+"""Is given a call that has begun, and gives who receives its messages."""
+
+
+class Call:
+    """A client's call, as who handles it sees it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self.send = stream.send
+        self.pause = stream.pause
+        self.resume = stream.resume
+
+    @property
+    def unsent_bytes(self) -> int:
+        """See `Stream.unsent_bytes`."""
+        return self._stream.unsent_bytes
+
+    def finish(self, status: CallStatus) -> None:
+        """Ends the call when what was sent has left."""
+        self._stream.finish(statuses.trailers(status))
+
+
+class _Nobody:
+    """Receives what is sent to a call that was refused."""
+
+    def headers_received(self, headers: dict[str, str]) -> None: ...
+
+    def message_received(self, message: bytes) -> None: ...
+
+    def sending_ended(self) -> None: ...
+
+    def stream_ended(self, end: End) -> None: ...
+
+    def writable(self) -> None: ...
+
+
+class StreamServer:
+    """Serves the methods in `handlers`, by path, to callers who know the token.
+
+    `tls` gives what each new connection is to be served with, or is None for plaintext.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[str, Handler],
+        token: str,
+        max_message_bytes: int,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        self._handlers = handlers
+        self._token = token
+        self._max_message_bytes = max_message_bytes
+        self._tls = tls
+        self._open: set[Http2Protocol] = set()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens; the port, which is any free one for 0. OSError when it cannot."""
+        loop = asyncio.get_running_loop()
+        accept = self._protocol if self._tls is None else lambda: _Handshake(self._shake_hands)
+        self._server = await loop.create_server(accept, sock=_listening(host, port))
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def go_away(self) -> None:
+        """Accepts nothing more; what is open goes on."""
+        if self._server is not None:
+            self._server.close()
+        for protocol in self._open:
+            protocol.connection.go_away()
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        self.go_away()
+        for task in self._handshakes:
+            task.cancel()
+        protocols = list(self._open)
+        for protocol in protocols:
+            protocol.close()
+        if protocols:
+            await asyncio.wait([protocol.closed for protocol in protocols], timeout=CLOSE_SECONDS)
+        for protocol in self._open:
+            protocol.abort()
+        await asyncio.gather(*self._handshakes, return_exceptions=True)
+
+    def _protocol(self) -> Http2Protocol:
+        is_tls = self._tls is not None
+        protocol = Http2Protocol(
+            self._max_message_bytes, self._accept, is_tls=is_tls, on_close=self._open.discard
+        )
+        self._open.add(protocol)
+        return protocol
+
+    def _shake_hands(self, transport: asyncio.Transport) -> None:
+        task = asyncio.create_task(self._start_tls(transport))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
+
+    async def _start_tls(self, transport: asyncio.Transport) -> None:
+        assert self._tls is not None
+        loop = asyncio.get_running_loop()
+        protocol = self._protocol()
+        try:
+            encrypted = await loop.start_tls(
+                transport,
+                protocol,
+                self._tls(),
+                server_side=True,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=CLOSE_SECONDS,
+            )
+        except (OSError, ssl.SSLError) as error:
+            _log.debug("a client's TLS handshake failed: %s", error)
+            encrypted = None
+        if encrypted is None:
+            self._open.discard(protocol)
+            transport.abort()
+        else:
+            protocol.connection_made(encrypted)
+
+    def _accept(self, stream: Stream, headers: dict[str, str]) -> None:
+        handler = self._handlers.get(headers.get(":path", ""))
+        if not statuses.is_call(headers) or handler is None:
+            self._refuse(stream, CallStatus(statuses.UNIMPLEMENTED, "only streams are served here"))
+        elif headers.get(TOKEN) != self._token:
+            self._refuse(stream, CallStatus(statuses.UNAVAILABLE, "another process is meant"))
+        else:
+            stream.connection.respond(stream, statuses.response())
+            stream.receiver = handler(Call(stream))
+
+    def _refuse(self, stream: Stream, status: CallStatus) -> None:
+        """The first headers of the answer are the last, too."""
+        stream.receiver = _Nobody()
+        stream.finish([*statuses.response(), *statuses.trailers(status)])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket for the address; where it is that of all of IPv6, for IPv4 too, as with grpcio."""
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    is_all = family == socket.AF_INET6 and ip_address(address[0]).is_unspecified
+    return socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=is_all)
+
+
+class _Handshake(asyncio.Protocol):
+    """Holds a connection's bytes back until TLS takes them."""
+
+    def __init__(self, start: Callable[[asyncio.Transport], None]) -> None:
+        self._start = start
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        connected = cast("asyncio.Transport", transport)
+        connected.pause_reading()
+        self._start(connected)

@@ -1,0 +1,135 @@
+"""A stream whose caller came to the port for streams: requests are begun as they arrive, in one callback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeAlias, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from cacheservice.errors import CacheServiceError, InternalError, InvalidArgument
+from cacheservice.http2 import statuses
+from cacheservice.http2.server import Call
+from cacheservice.http2.statuses import CallStatus
+from cacheservice.http2.stream import End
+from cacheservice.wire import status_code, to_status
+
+_log = logging.getLogger(__name__)
+
+MAX_AT_WORK = 64
+"""Requests of one stream that wait for other nodes at a time; then the node begins with no more."""
+MAX_UNSENT_BYTES = 1024 * 1024
+"""Answers that the caller does not take; then, too, the node begins with no more."""
+
+Response = TypeVar("Response")
+Begun: TypeAlias = Response | Callable[[], Awaitable[Response]]
+"""The response, or what to call and await for it."""
+
+
+class DirectStream:
+    """Answers each request when it is ready; `begin` and `requests` are as of `Streams`.
+
+    What was begun goes on when the caller goes away, since replicas must hear of what was written; it ends by
+    its own deadline.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        parse: Callable[[bytes], Any],
+        begin: Callable[[Any], Begun[Message]],
+        requests: Callable[[Any], Iterable[Any]],
+        on_end: Callable[[DirectStream], None],
+    ) -> None:
+        self._call = call
+        self._parse = parse
+        self._begin = begin
+        self._requests_of = requests
+        self._on_end = on_end
+        self._requests: deque[Any] = deque()
+        """Those that are not begun; as many as the caller may send before it is told to go on."""
+        self._at_work: set[asyncio.Task[None]] = set()
+        self._is_last = False
+        """Whether no more requests come, or none are read."""
+        self._is_open = True
+
+    def stop_reading(self) -> None:
+        """Begins with nothing more; the stream ends when what was begun is answered."""
+        self._requests.clear()
+        self.sending_ended()
+
+    def headers_received(self, headers: dict[str, str]) -> None:
+        """Of a caller there are none but the first."""
+
+    def message_received(self, message: bytes) -> None:
+        if self._is_last:
+            return
+        try:
+            self._requests.extend(self._requests_of(self._parse(message)))
+        except DecodeError as error:
+            self._abort(InvalidArgument.of("request", "a message of its type", str(error)))
+            return
+        self._go_on()
+
+    def sending_ended(self) -> None:
+        self._is_last = True
+        self._go_on()
+
+    def stream_ended(self, end: End) -> None:  # noqa: ARG002
+        self._is_open = False
+        self._requests.clear()
+        self._on_end(self)
+
+    def writable(self) -> None:
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Begins with what there is, as far as the bounds allow."""
+        if not self._is_open:
+            return
+        call = self._call
+        try:
+            while self._requests:
+                if len(self._at_work) >= MAX_AT_WORK or call.unsent_bytes > MAX_UNSENT_BYTES:
+                    call.pause()
+                    return
+                work = self._begin(self._requests.popleft())
+                if callable(work):
+                    task = asyncio.create_task(self._answer(work))
+                    self._at_work.add(task)
+                    task.add_done_callback(self._finished)
+                else:
+                    call.send(work.SerializeToString())
+        except Exception:
+            _log.exception("defect in a stream")
+            self._abort(InternalError("a defect in the node; its log has the details"))
+            return
+        call.resume()
+        if self._is_last and not self._at_work:
+            self._end(CallStatus(statuses.OK))
+
+    async def _answer(self, work: Callable[[], Awaitable[Message]]) -> None:
+        response = await work()
+        if self._is_open:
+            self._call.send(response.SerializeToString())
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._at_work.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("defect in a stream", exc_info=error)
+            self._abort(InternalError("a defect in the node; its log has the details"))
+        self._go_on()
+
+    def _abort(self, error: CacheServiceError) -> None:
+        details = to_status(error).SerializeToString()
+        self._end(CallStatus(status_code(error).value[0], error.message, details))
+
+    def _end(self, status: CallStatus) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._requests.clear()
+            self._call.finish(status)
+            self._on_end(self)
