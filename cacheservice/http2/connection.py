@@ -8,7 +8,7 @@ from hpack import Decoder, Encoder
 from hpack.exceptions import HPACKError
 
 from cacheservice.http2 import frames
-from cacheservice.http2.frames import ErrorCode, Flag, Kind, ProtocolError, Setting
+from cacheservice.http2.frames import ErrorCode, Flag, Kind, ProtocolError, Setting, parse_header
 from cacheservice.http2.stream import WINDOW_BYTES, End, Headers, Receiver, Stream, TooLarge
 
 WINDOW_OF_ALL_BYTES = 4 * WINDOW_BYTES
@@ -20,20 +20,27 @@ MAX_IDLE_FRAMES = 10_000
 """Frames that ask for an answer or end a stream, between two ticks and without a message: more are an attack
 (CVE-2019-9512, CVE-2023-44487)."""
 
+_LARGE_BYTES = 4_096
+"""From which on it costs less to refer to a part of what came in than to copy it."""
+
 Write = Callable[[bytes], object]
+WriteMany = Callable[[list[bytes | memoryview]], object]
 Accept = Callable[[Stream, dict[str, str]], None]
 """Is given each stream that the other side opens, and its headers; has to give it its receiver."""
 
 
 class Connection:
-    """Gives what comes to its streams, and what they send to `write`.
+    """Gives what comes to its streams, and what they send to `write`, or in parts to `write_many`.
 
     A client's, or with `accept` a server's. `receive` raises ProtocolError when the connection is of no use
     any longer; whoever calls it then closes it, and tells `lost`.
     """
 
-    def __init__(self, write: Write, max_message_bytes: int, accept: Accept | None = None) -> None:
+    def __init__(
+        self, write: Write, write_many: WriteMany, max_message_bytes: int, accept: Accept | None = None
+    ) -> None:
         self.write = write
+        self._write_many = write_many
         self.send_window = frames.FIRST_WINDOW
         self.is_paused = False
         """Whether the socket takes nothing at present; see `paused`."""
@@ -135,7 +142,7 @@ class Connection:
             while waiting:
                 waiting = [stream for stream in waiting if self._cut(stream, parts)]
         if parts:
-            self.write(b"".join(parts))
+            self._write_many(parts)
 
     def forget(self, stream: Stream, code: ErrorCode | None = None) -> None:
         """Takes leave of a stream; with a code, the other side is told that it has ended."""
@@ -172,7 +179,8 @@ class Connection:
             if len(data) >= len(self._preface):
                 position, self._preface = len(self._preface), b""
         while not self._preface and len(data) - position >= frames.HEADER_BYTES:
-            length, kind, flags, stream = frames.parse_header(data, position)
+            upper, lower, kind, flags, stream = parse_header(data, position)
+            length = upper << 8 | lower
             if length > frames.MAX_FRAME_BYTES:
                 raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length:,} bytes")
             start = position + frames.HEADER_BYTES
@@ -180,17 +188,17 @@ class Connection:
             if end > len(data):
                 break
             position = end
-            payload = data[start:end]
+            payload = data[start:end] if length < _LARGE_BYTES else memoryview(data)[start:end]
             if kind == Kind.DATA and self.is_ready and self._continued is None:
-                self._data(flags, stream, payload)
+                self._data(flags, stream & frames.MAX_WINDOW, payload)
             else:
-                self._control(kind, flags, stream, payload)
+                self._control(kind, flags, stream & frames.MAX_WINDOW, bytes(payload))
         self._buffer = data[position:]
 
-    def _data(self, flags: int, number: int, payload: bytes) -> None:
+    def _data(self, flags: int, number: int, payload: bytes | memoryview) -> None:
         length = len(payload)
         if flags & Flag.PADDED:
-            payload = frames.unpadded(Kind.DATA, flags, payload)
+            payload = frames.unpadded(Kind.DATA, flags, bytes(payload))
         self._received += length
         if self._received > WINDOW_OF_ALL_BYTES:
             raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")

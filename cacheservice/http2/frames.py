@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from typing import Final
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -31,14 +31,17 @@ class Kind(IntEnum):
     CONTINUATION = 9
 
 
-class Flag(IntFlag):
-    """ACK is of SETTINGS and PING, END_STREAM of DATA and HEADERS."""
+class Flag:
+    """ACK is of SETTINGS and PING, END_STREAM of DATA and HEADERS.
 
-    ACK = 0x01
-    END_STREAM = 0x01
-    END_HEADERS = 0x04
-    PADDED = 0x08
-    PRIORITY = 0x20
+    Plain numbers: to combine two of an IntFlag takes as long as all else that is done with a frame.
+    """
+
+    ACK: Final = 0x01
+    END_STREAM: Final = 0x01
+    END_HEADERS: Final = 0x04
+    PADDED: Final = 0x08
+    PRIORITY: Final = 0x20
 
 
 class Setting(IntEnum):
@@ -74,9 +77,6 @@ class ProtocolError(Exception):
         self.why = why
 
 
-Header = tuple[int, int, int, int]
-"""Length of the payload, kind, flags and stream."""
-
 _PREFIX = struct.Struct(">HBBBI")
 _SETTING = struct.Struct(">HI")
 _UINT32 = struct.Struct(">I")
@@ -87,10 +87,10 @@ def header(kind: int, flags: int, stream: int, length: int) -> bytes:
     return _PREFIX.pack(length >> 8, length & 0xFF, kind, flags, stream)
 
 
-def parse_header(data: bytes, position: int) -> Header:
-    """The header that begins at the position, of which all bytes must be there."""
-    upper, lower, kind, flags, stream = _PREFIX.unpack_from(data, position)
-    return upper << 8 | lower, kind, flags, stream & MAX_WINDOW
+def parse_header(data: bytes, position: int) -> tuple[int, int, int, int, int]:
+    """Of the header that begins at the position: the upper and the lower part of the payload's length (16
+    and 8 bits), kind, flags and stream."""
+    return _PREFIX.unpack_from(data, position)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

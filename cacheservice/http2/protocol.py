@@ -52,7 +52,8 @@ class Http2Protocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self.connection = Connection(self._transport.write, self._max_message_bytes, self._accept)
+        write, write_many = self._transport.write, self._transport.writelines
+        self.connection = Connection(write, write_many, self._max_message_bytes, self._accept)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self.connection.begin()
         self._timer = self._loop.call_later(KEEPALIVE_SECONDS, self._look)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 WINDOW_BYTES = 4 * 1024 * 1024
 """That the other side may send on a stream before it is told that what came was taken."""
+ACKNOWLEDGED_BYTES = WINDOW_BYTES // 4
+"""Taken before the other side is told so."""
 MESSAGE_HEADER_BYTES = 5
 """Of a gRPC message: whether it is compressed, and its length."""
 
@@ -97,7 +99,7 @@ class Stream:
         self.has_ended = False
         self._connection = connection
         self._unsent: deque[memoryview] = deque()
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
         self._have = 0
         self._need = MESSAGE_HEADER_BYTES
         self._taken = 0
@@ -134,7 +136,10 @@ class Stream:
             connection.send_window -= size
             connection.write(b"".join((header(Kind.DATA, 0, self.id, size), prefix, message)))
             return
-        self._unsent.append(memoryview(b"".join((prefix, message))))
+        first = MAX_FRAME_BYTES - MESSAGE_HEADER_BYTES
+        self._unsent.append(memoryview(prefix + message[:first]))
+        if len(message) > first:
+            self._unsent.append(memoryview(message)[first:])
         connection.pump()
 
     def pause(self) -> None:
@@ -175,7 +180,7 @@ class Stream:
         self.send_window -= len(first)
         return [header(Kind.DATA, 0, self.id, len(first)), first]
 
-    def _receive(self, content: bytes, length: int) -> None:
+    def _receive(self, content: bytes | memoryview, length: int) -> None:
         """`content` is that of a frame which took `length` bytes of the window."""
         self.window -= length
         if self.window < 0:
@@ -185,12 +190,19 @@ class Stream:
         self._have += len(content)
         if self._have >= self._need:
             self._deliver()
-        if not self.is_paused:
+        if self._taken >= ACKNOWLEDGED_BYTES and not self.is_paused:
             self._acknowledge()
 
     def _deliver(self) -> None:
         """Hands on the messages that are there as a whole."""
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        parts = self._parts
+        if len(parts) > 1 and self._have == self._need > MESSAGE_HEADER_BYTES <= len(parts[0]):
+            # The usual end of a large message: spared is a copy of it.
+            parts[0] = memoryview(parts[0])[MESSAGE_HEADER_BYTES:]
+            self._start_anew()
+            self.receiver.message_received(b"".join(parts))
+            return
+        data = b"".join(parts)
         position = 0
         while True:
             left = len(data) - position
@@ -213,8 +225,14 @@ class Stream:
         self._parts = [data[position:]] if position < len(data) else []
         self._have = len(data) - position
 
+    def _start_anew(self) -> None:
+        """Where the next message begins with the next frame."""
+        self._parts = []
+        self._have = 0
+        self._need = MESSAGE_HEADER_BYTES
+
     def _acknowledge(self) -> None:
-        if self._taken >= WINDOW_BYTES // 4 and not self.has_ended:
+        if self._taken >= ACKNOWLEDGED_BYTES and not self.has_ended:
             self.window += self._taken
             self._connection.write(window_update(self.id, self._taken))
             self._taken = 0
