@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from enum import Enum, auto
 from itertools import repeat
 from typing import Any
 
@@ -27,6 +28,14 @@ NO_VALUE = (pb.GET_OUTCOME_MISS, pb.GET_OUTCOME_ABSENT)
 
 Times = tuple[float, float]
 """Until when the callers wait; and when another node is tried, if the one asked has not answered by then."""
+
+
+class Slot(Enum):
+    """What a node has only so many batches of at a time."""
+
+    READS = auto()
+    CHANGES = auto()
+    LARGE = auto()
 
 
 class Batch(ABC):
@@ -66,6 +75,13 @@ class Batch(ABC):
     def changed(self) -> Sequence[str]:
         """The keys that it writes or removes."""
         return ()
+
+    @property
+    def slot(self) -> Slot:
+        """What it is counted as while it is under way."""
+        if self.is_large:
+            return Slot.LARGE
+        return Slot.CHANGES if self.changed else Slot.READS
 
     def fill(self, request: pb.ExchangeRequest, batch_id: int, timeout_ms: int) -> None:
         """Makes the request, which is empty, that of the batch."""

@@ -183,7 +183,7 @@ class Exchange:
         for hedging in self._hedging.values():
             hedging.retain(wanted)
         for address in placement.addresses:
-            self._lane(address)
+            self._lane(address).share(is_alone=placement.is_one_node)
         for address in [address for address in self._lanes if address not in wanted]:
             closing = asyncio.create_task(self._lanes.pop(address).close())
             self._closing.add(closing)

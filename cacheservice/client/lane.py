@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from cacheservice.client.batch import Batch, HotReads, Reads, Times
+from cacheservice.client.batch import Batch, HotReads, Reads, Slot, Times
 from cacheservice.client.channel import Backoff, NodeStubs
 from cacheservice.client.hedging import Hedging
 from cacheservice.client.leased import Found, LeasedReads
@@ -23,9 +24,11 @@ from cacheservice.wire import from_call
 
 _log = logging.getLogger(__name__)
 
-WINDOW = {False: 2, True: 4}
-"""Batches under way: of those that gather many callers' operations, and of those that are one caller's own.
-More of the former would only be smaller."""
+SMALL_WINDOW = 2
+"""Batches under way that gather many callers' operations: more would only be smaller. With several nodes one
+of reads, beside one of changes: the former need not wait until replicas have the latter."""
+LARGE_WINDOW = 4
+"""Of those that are one caller's own."""
 HEDGED = (Reads, HotReads)
 """Kinds that a second node may be asked for."""
 SLOW_SECONDS = 0.05
@@ -85,7 +88,7 @@ class Lane:
         self._under_way: dict[int, Batch] = {}
         self._late: dict[int, LeasedReads] = {}
         """Those that other nodes have been asked for since, and that may still be answered with leases."""
-        self._free = dict(WINDOW)
+        self._busy: Counter[Slot] = Counter()
         self._keys = {False: 0, True: 0}
         self._last_id = 0
         self._has_received = False
@@ -96,6 +99,10 @@ class Lane:
         self._waker: asyncio.Future[None] | None = None
         """Of a pause between two streams."""
         self._task = asyncio.create_task(self._run())
+
+    def share(self, *, is_alone: bool) -> None:
+        """Is told whether there are other nodes to be asked."""
+        self._pending.is_alone = is_alone
 
     @property
     def is_idle(self) -> bool:
@@ -167,7 +174,7 @@ class Lane:
         for batch in self._under_way.values():
             if batch.counts and now - batch.sent_at > SLOW_SECONDS:
                 batch.counts = False
-                self._free[batch.is_large] += 1
+                self._busy[batch.slot] -= 1
         if self._may_send:
             self._wake()
 
@@ -193,7 +200,7 @@ class Lane:
 
     async def _exchange(self, stream: ClientStream, backoff: Backoff) -> CacheServiceError:
         """Sends and receives until the stream ends; why it did."""
-        self._free = dict(WINDOW)
+        self._busy.clear()
         self._stream = stream
         self.is_usable = True
         self._wake()
@@ -228,8 +235,13 @@ class Lane:
         if stream is None or stream.is_blocked:
             return
         try:
+            busy = self._busy
             batches = self._pending.take(
-                self._free[False] > 0, self._free[True] > 0, self._keys[False], self._keys[True]
+                self._has_room,
+                busy[Slot.LARGE] < LARGE_WINDOW,
+                self._keys[False],
+                self._keys[True],
+                is_changing=busy[Slot.CHANGES] > 0,
             )
             if not batches:
                 self._may_send = True
@@ -242,6 +254,14 @@ class Lane:
             _log.exception("defect in the client; the stream to %s is opened anew", self.address)
             stream.cancel()
 
+    @property
+    def _has_room(self) -> bool:
+        """For one more batch of many callers' operations."""
+        busy = self._busy
+        if self._pending.is_alone:
+            return busy[Slot.READS] + busy[Slot.CHANGES] < SMALL_WINDOW
+        return not busy[Slot.READS]
+
     def _request(self, batches: list[Batch]) -> pb.ExchangeRequest:
         """One message for all the batches, which are under way from now on."""
         request = pb.ExchangeRequest(join_answers=True)
@@ -250,7 +270,7 @@ class Lane:
             batch.sent_at = self._loop.time()
             batch.counts = True
             self._under_way[self._last_id] = batch
-            self._free[batch.is_large] -= 1
+            self._busy[batch.slot] += 1
             self._keys[batch.is_large] += len(batch.keys)
         first = self._last_id - len(batches) + 1
         for number, batch in enumerate(batches):
@@ -290,7 +310,7 @@ class Lane:
         batch = self._under_way.pop(batch_id)
         self._keys[batch.is_large] -= len(batch.keys)
         if batch.counts:
-            self._free[batch.is_large] += 1
+            self._busy[batch.slot] -= 1
         return batch
 
     def _hedge(self, batch_id: int) -> None:

@@ -29,6 +29,7 @@ MAX_WAITING = 256
 """Batches of many callers' operations that wait for a node that takes none."""
 LEAST_KEYS = 16
 """Fewer are not parted: a batch costs as much as some fifty keys."""
+_KINDS_OF_READS = 3
 MAX_VALUE_BYTES = 1024 * 1024
 """Of the values written in such a batch, but for the last."""
 
@@ -62,13 +63,16 @@ class Pending:
             self._writes,
             self._removals,
         )
-        """In the order in which they leave."""
+        """In the order in which they leave; those that only read are the first."""
         self._written: set[str] = set()
         self._value_bytes = 0
         self._removed: set[str] = set()
         self._small: deque[Batch] = deque()
         self._large: deque[Batch] = deque()
         self._large_is_next = False
+        self.is_alone = True
+        """Whether no other node is asked. Then half of all waits while it works on the other half; with
+        several nodes the others have work meanwhile, and fewer, larger batches cost less."""
         self._bytes_a_read = 0.0
 
     @property
@@ -176,16 +180,31 @@ class Pending:
         self._removed.clear()
         self._value_bytes = 0
 
-    def take(self, small: bool, large: bool, under_way: int, under_way_large: int = 0) -> list[Batch]:
+    def take(
+        self,
+        small: bool,
+        large: bool,
+        under_way: int,
+        under_way_large: int = 0,
+        *,
+        is_changing: bool = False,
+    ) -> list[Batch]:
         """What is to leave next, of the sizes that may; in turns where both do.
 
         Several batches are of different kinds, and leave in one message.
 
         `under_way` and `under_way_large` count the operations that have left in batches of either size and
         are not answered. About half of all should be: while the node works on them, this side has the others.
+        `is_changing`: whether there are writes or removals among them. With several nodes those that wait
+        then gather, since to have them replicated takes as much for one as for some tens.
         """
         if small and not self._small:
-            self._seal_half(under_way)
+            if self.is_alone:
+                self._seal_half(under_way)
+            elif is_changing:
+                self._seal_reads()
+            else:
+                self.seal()
         if large and self._large and (self._large_is_next or not (small and self._small)):
             self._large_is_next = False
             return [self._take_large(under_way_large)]
@@ -223,6 +242,11 @@ class Pending:
             size += len(batch.keys)
             self._large.popleft()
         return type(first).joined(reads)
+
+    def _seal_reads(self) -> None:
+        for gathering in self._gathering[:_KINDS_OF_READS]:
+            while gathering:
+                self._small.append(gathering.take(MAX_KEYS))
 
     def _seal_half(self, under_way: int) -> None:
         gathering = [some for some in self._gathering if some]

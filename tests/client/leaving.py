@@ -23,9 +23,11 @@ def pending(give_back: Callable[[str, bytes], None] = nowhere, *, nearest: bool 
     return Pending(loop.create_future, lambda: TIMES, LeasedReads, give_back, nearest=nearest)
 
 
-def taken(waiting: Pending, **under_way: int) -> list[Any]:
+def taken(
+    waiting: Pending, under_way: int = 0, under_way_large: int = 0, *, is_changing: bool = False
+) -> list[Any]:
     batches: list[Batch] = []
-    while some := waiting.take(small=True, large=True, **({"under_way": 0} | under_way)):
+    while some := waiting.take(True, True, under_way, under_way_large, is_changing=is_changing):
         batches += some
     return batches
 

@@ -140,6 +140,22 @@ async def test_kinds_are_batches_of_their_own_and_leave_together() -> None:
     assert sizes == [1, 2, 0]
 
 
+async def test_with_several_nodes_all_leaves_together_but_changes_gather_while_some_are_under_way() -> None:
+    waiting = pending()
+    waiting.is_alone = False
+    for number in range(100):
+        waiting.read(str(number))
+    waiting.write("w", b"", 0, 0)
+    waiting.remove("r")
+    assert [len(batch.keys) for batch in taken(waiting, is_changing=True)] == [100]
+    waiting.write("x", b"", 0, 0)
+    waiting.read("a")
+    assert [batch.keys for batch in taken(waiting)] == [["a"], ["w", "x"], ["r"]]
+    waiting.write("y", b"", 0, 0)
+    waiting.read("y")
+    assert [type(batch) for batch in taken(waiting, is_changing=True)] == [Writes, Reads]
+
+
 async def test_bounds_of_one_batch() -> None:
     waiting = pending()
     for number in range(MAX_KEYS + 1):
