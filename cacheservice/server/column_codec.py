@@ -85,14 +85,17 @@ def entries(columns: pb.SetColumns, bounds: Bounds) -> Entries:
     )
 
 
-def reads(result: Reads, max_bytes: int) -> pb.ExchangeResponse:
-    """The reads, of which values beyond `max_bytes` in all are replaced by an error; never the first."""
+def reads(result: Reads, max_bytes: int, *, with_values: bool = True) -> pb.ExchangeResponse:
+    """The reads, of which values beyond `max_bytes` in all are replaced by an error; never the first.
+
+    That is so for `result`, too. `with_values`: or else the caller appends them.
+    """
     size = sum(map(len, result.values)) + _FRAMING_BYTES * len(result.values)
     if size > max_bytes:
         _cut(result, max_bytes)
     columns = pb.GetResultColumns(
         outcomes=result.outcomes,  # type: ignore[arg-type]
-        values=result.values,
+        values=result.values if with_values else None,
         versions=result.versions,
         ttl_ms=result.ttl_ms,
         from_replica=result.from_replica,

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias, TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from cacheservice.errors import CacheServiceError, InternalError, InvalidArgument
 from cacheservice.http2 import statuses
@@ -24,9 +24,9 @@ MAX_AT_WORK = 64
 MAX_UNSENT_BYTES = 1024 * 1024
 """Answers that the caller does not take; then, too, the node begins with no more."""
 
-Response = TypeVar("Response")
-Begun: TypeAlias = Response | Callable[[], Awaitable[Response]]
-"""The response, or what to call and await for it."""
+Answer = TypeVar("Answer")
+Begun: TypeAlias = Answer | Callable[[], Awaitable[Answer]]
+"""The answer, or what to call and await for it."""
 
 
 class DirectStream:
@@ -40,7 +40,7 @@ class DirectStream:
         self,
         call: Call,
         parse: Callable[[bytes], Any],
-        begin: Callable[[Any], Begun[Message]],
+        begin: Callable[[Any], Begun[bytes]],
         requests: Callable[[Any], Iterable[Any]],
         on_end: Callable[[DirectStream], None],
     ) -> None:
@@ -102,7 +102,7 @@ class DirectStream:
                     self._at_work.add(task)
                     task.add_done_callback(self._finished)
                 else:
-                    call.send(work.SerializeToString())
+                    call.send(work)
         except Exception:
             _log.exception("defect in a stream")
             self._abort(InternalError("a defect in the node; its log has the details"))
@@ -111,10 +111,10 @@ class DirectStream:
         if self._is_last and not self._at_work:
             self._end(CallStatus(statuses.OK))
 
-    async def _answer(self, work: Callable[[], Awaitable[Message]]) -> None:
-        response = await work()
+    async def _answer(self, work: Callable[[], Awaitable[bytes]]) -> None:
+        answer = await work()
         if self._is_open:
-            self._call.send(response.SerializeToString())
+            self._call.send(answer)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._at_work.discard(task)

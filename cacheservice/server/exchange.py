@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from cacheservice.config import Settings
 from cacheservice.errors import CacheServiceError, InternalError, InvalidArgument
 from cacheservice.node.batches import Batches, Soon
 from cacheservice.node.columns import Errors, Reads, Removals, Writes
 from cacheservice.server import column_codec as codec
+from cacheservice.server.appended import joined, with_values
 from cacheservice.server.decode import Bounds, is_nearest, lease_wait_ms
 from cacheservice.server.direct_stream import Begun
 from cacheservice.server.guard import Admission
@@ -24,7 +25,6 @@ _log = logging.getLogger(__name__)
 EXCHANGE = "/cacheservice.v1.CacheService/Exchange"
 
 Result = TypeVar("Result", Reads, Writes, Removals)
-Work = Begun[pb.ExchangeResponse]
 
 
 def _requests(message: pb.ExchangeRequest) -> Iterator[pb.ExchangeRequest]:
@@ -33,27 +33,17 @@ def _requests(message: pb.ExchangeRequest) -> Iterator[pb.ExchangeRequest]:
         yield from _requests(further)
 
 
-def _join(answers: Sequence[bytes]) -> bytes:
-    """Serialised responses as one message: appended to the first, the others are its `more`."""
-    parts = [answers[0]]
-    for answer in answers[1:]:
-        parts += (_MORE, _varint(len(answer)), answer)
-    return b"".join(parts)
+FRAMING = Framing(_requests, lambda message: message.join_answers, joined)
 
 
-def _varint(number: int) -> bytes:
-    parts = bytearray()
-    while number > 0x7F:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    parts.append(number)
-    return bytes(parts)
+class Encoded(NamedTuple):
+    """A response, and the values that were read, which are to be appended to it."""
+
+    response: pb.ExchangeResponse
+    values: Sequence[bytes] = ()
 
 
-_LENGTH_DELIMITED = 2
-_MORE = _varint(pb.ExchangeResponse.MORE_FIELD_NUMBER << 3 | _LENGTH_DELIMITED)
-
-FRAMING = Framing(_requests, lambda message: message.join_answers, _join)
+Work = Begun[Encoded]
 
 
 class Exchange:
@@ -69,7 +59,7 @@ class Exchange:
         self._max_answer_bytes = int(settings.max_message_bytes)
         self._default_timeout_ms = round(settings.default_timeout_seconds * 1_000)
 
-    def begin(self, request: pb.ExchangeRequest) -> Work:
+    def begin(self, request: pb.ExchangeRequest) -> Begun[bytes]:
         """Does the batch, or as much of it as needs no other node; the rest is left to who calls the work."""
         batch_id = request.batch_id
         try:
@@ -79,8 +69,8 @@ class Exchange:
             return self._refused(batch_id, error)
         except Exception:
             return self._defect(batch_id)
-        if isinstance(work, pb.ExchangeResponse):
-            return self._addressed(batch_id, work)
+        if isinstance(work, Encoded):
+            return self._addressed(batch_id, *work)
         return partial(self._complete, batch_id, work)
 
     def _start(self, request: pb.ExchangeRequest) -> Work:
@@ -102,42 +92,48 @@ class Exchange:
                 writes = self._batches.set(
                     entries.keys, entries.values, entries.ttl_ms, entries.stale_ms, timeout_ms
                 )
-                return _then(writes, entries.refused, codec.writes)
+                return _then(writes, entries.refused, _encode_writes)
             case "delete":
                 keys = codec.keys(request.delete.keys)
                 removals = self._batches.delete(keys.keys, timeout_ms)
-                return _then(removals, keys.refused, codec.removals)
+                return _then(removals, keys.refused, _encode_removals)
             case _:
                 raise InvalidArgument.of("batch", "present", "none")
 
-    async def _complete(
-        self, batch_id: int, work: Callable[[], Awaitable[pb.ExchangeResponse]]
-    ) -> pb.ExchangeResponse:
+    async def _complete(self, batch_id: int, work: Callable[[], Awaitable[Encoded]]) -> bytes:
         with self._admission.counted():
             try:
-                return self._addressed(batch_id, await work())
+                return self._addressed(batch_id, *await work())
             except CacheServiceError as error:
                 return self._refused(batch_id, error)
             except Exception:
                 return self._defect(batch_id)
 
-    def _encode_reads(self, reads: Reads) -> pb.ExchangeResponse:
-        return codec.reads(reads, self._max_answer_bytes)
+    def _encode_reads(self, reads: Reads) -> Encoded:
+        return Encoded(codec.reads(reads, self._max_answer_bytes, with_values=False), reads.values)
 
-    def _refused(self, batch_id: int, error: CacheServiceError) -> pb.ExchangeResponse:
+    def _refused(self, batch_id: int, error: CacheServiceError) -> bytes:
         return self._addressed(batch_id, pb.ExchangeResponse(refused=to_status(error)))
 
-    def _defect(self, batch_id: int) -> pb.ExchangeResponse:
+    def _defect(self, batch_id: int) -> bytes:
         _log.exception("defect in Exchange")
         return self._refused(batch_id, InternalError("a defect in the node; its log has the details"))
 
-    def _addressed(self, batch_id: int, response: pb.ExchangeResponse) -> pb.ExchangeResponse:
+    def _addressed(self, batch_id: int, response: pb.ExchangeResponse, values: Sequence[bytes] = ()) -> bytes:
         response.batch_id = batch_id
         response.ring_epoch = self._ring_epoch()
-        return response
+        return with_values(response.SerializeToString(), values)
 
 
-def _then(result: Soon[Result], refused: Errors, encode: Callable[[Result], pb.ExchangeResponse]) -> Work:
+def _encode_writes(writes: Writes) -> Encoded:
+    return Encoded(codec.writes(writes))
+
+
+def _encode_removals(removals: Removals) -> Encoded:
+    return Encoded(codec.removals(removals))
+
+
+def _then(result: Soon[Result], refused: Errors, encode: Callable[[Result], Encoded]) -> Work:
     """The response, with the refused rows in their places; or what to call and await for it."""
     if callable(result):
         return partial(_later, result, refused, encode)
@@ -147,7 +143,7 @@ def _then(result: Soon[Result], refused: Errors, encode: Callable[[Result], pb.E
 async def _later(
     work: Callable[[], Awaitable[Result]],
     refused: Errors,
-    encode: Callable[[Result], pb.ExchangeResponse],
-) -> pb.ExchangeResponse:
+    encode: Callable[[Result], Encoded],
+) -> Encoded:
     result = await work()
     return encode(result.with_refused(refused) if refused else result)

@@ -72,7 +72,7 @@ class PeerServicer(PeerServiceServicer):
         response.ring_epoch = self._node.ring_epoch
         return response
 
-    def begin(self, request: peer_pb2.PeerServiceExchangeRequest) -> Begun[_Answer]:
+    def begin(self, request: peer_pb2.PeerServiceExchangeRequest) -> Begun[bytes]:
         kind = request.WhichOneof("request")
         slow = {"forward": self._forward, "invalidate": self._invalidate, "scan": self._scan}.get(kind or "")
         if slow is not None:
@@ -110,7 +110,7 @@ class PeerServicer(PeerServiceServicer):
         self,
         request: peer_pb2.PeerServiceExchangeRequest,
         work: Callable[[peer_pb2.PeerServiceExchangeRequest], Awaitable[_Answer]],
-    ) -> _Answer:
+    ) -> bytes:
         try:
             response = await work(request)
         except CacheServiceError as error:
@@ -231,10 +231,10 @@ class PeerServicer(PeerServiceServicer):
 
     def _addressed(
         self, request: peer_pb2.PeerServiceExchangeRequest, response: peer_pb2.PeerServiceExchangeResponse
-    ) -> peer_pb2.PeerServiceExchangeResponse:
+    ) -> bytes:
         response.request_id = request.request_id
         response.ring_epoch = self._node.ring_epoch
-        return response
+        return response.SerializeToString()
 
 
 def _defect() -> _Answer:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 
 from cacheservice.errors import InvalidArgument, NotReady
 from cacheservice.http2.alternative import Alternative
@@ -63,7 +62,7 @@ class Streams:
     def handler(
         self,
         parse: Callable[[bytes], Any],
-        begin: Callable[[Any], Begun[Any]],
+        begin: Callable[[Any], Begun[bytes]],
         requests: Callable[[Any], Iterable[Any]] = PLAIN.requests,
     ) -> Handler:
         """What serves the calls of a method that come to the alternative, as `serve` does all others."""
@@ -83,7 +82,7 @@ class Streams:
             self._idle.set_result(None)
 
     async def serve(
-        self, context: Context, begin: Callable[[Any], Begun[Any]], framing: Framing = PLAIN
+        self, context: Context, begin: Callable[[Any], Begun[bytes]], framing: Framing = PLAIN
     ) -> None:
         """Answers each request with what `begin` makes of it; returns when the stream is to end."""
         if self._closed:
@@ -105,7 +104,7 @@ class _Stream:
     by its own deadline.
     """
 
-    def __init__(self, context: Context, begin: Callable[[Any], Begun[Message]], framing: Framing) -> None:
+    def __init__(self, context: Context, begin: Callable[[Any], Begun[bytes]], framing: Framing) -> None:
         self._framing = framing
         self._joins = False
         self._context = context
@@ -178,17 +177,16 @@ class _Stream:
         self._has_room.clear()
         await self._has_room.wait()
 
-    async def _answer(self, work: Callable[[], Awaitable[Message]]) -> None:
-        response = await work()
+    async def _answer(self, work: Callable[[], Awaitable[bytes]]) -> None:
+        answer = await work()
         if self._is_open:
-            self._send(response)
+            self._send(answer)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._at_work.discard(task)
         self._has_room.set()
 
-    def _send(self, response: Message) -> None:
-        answer = response.SerializeToString()
+    def _send(self, answer: bytes) -> None:
         self._unsent.append(answer)
         self._unsent_bytes += len(answer)
         self._has_answers.set()

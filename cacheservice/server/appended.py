@@ -1,0 +1,57 @@
+"""What is appended to serialised messages, where that costs less than to have it serialised with them.
+
+Two messages of one type, one after the other, are one message: messages within are merged, and repeated
+fields joined (Protocol Buffers, "Encoding", on merging).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cacheservice.v1 import cache_pb2 as pb
+
+_LENGTH_DELIMITED = 2
+
+
+def joined(answers: Sequence[bytes]) -> bytes:
+    """Serialised responses as one: the others are the `more` of the first."""
+    parts = [answers[0]]
+    for answer in answers[1:]:
+        parts += (_MORE, _varint(len(answer)), answer)
+    return b"".join(parts)
+
+
+def with_values(response: bytes, values: Sequence[bytes]) -> bytes:
+    """A serialised response to reads, and the values that were read, which are copied this once."""
+    if not values:
+        return response
+    if len(set(map(len, values))) == 1:
+        before = _VALUES + _varint(len(values[0]))
+        size = len(values) * (len(before) + len(values[0]))
+        return before.join((b"".join((response, _GET, _varint(size))), *values))
+    parts: list[bytes] = [b"", b"", b""]
+    for value in values:
+        parts += (_VALUES, _varint(len(value)), value)
+    parts[:3] = response, _GET, _varint(sum(map(len, parts)))
+    return b"".join(parts)
+
+
+def _varint(number: int) -> bytes:
+    if number <= 0x7F:
+        return _SMALL[number]
+    parts = bytearray()
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
+
+
+def _tag(field: int) -> bytes:
+    return _varint(field << 3 | _LENGTH_DELIMITED)
+
+
+_SMALL = [bytes((number,)) for number in range(0x80)]
+_MORE = _tag(pb.ExchangeResponse.MORE_FIELD_NUMBER)
+_GET = _tag(pb.ExchangeResponse.GET_FIELD_NUMBER)
+_VALUES = _tag(pb.GetResultColumns.VALUES_FIELD_NUMBER)

@@ -1,0 +1,40 @@
+"""Bytes appended to serialised messages, held against what protobuf makes of them."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cacheservice.server.appended import joined, with_values
+from cacheservice.v1 import cache_pb2 as pb
+
+VALUES = st.one_of(
+    st.lists(st.binary(max_size=300)),
+    st.builds(lambda size, count: [bytes(size)] * count, st.integers(0, 20_000), st.integers(0, 5)),
+)
+
+
+def response(batch_id: int, values: list[bytes]) -> pb.ExchangeResponse:
+    answer = pb.ExchangeResponse(batch_id=batch_id, ring_epoch=7)
+    answer.get.outcomes.extend([pb.GET_OUTCOME_HIT] * len(values))
+    answer.get.versions.extend(range(len(values)))
+    return answer
+
+
+@given(VALUES)
+def test_values_are_those_of_the_response(values: list[bytes]) -> None:
+    expected = response(1, values)
+    whole = with_values(expected.SerializeToString(), values)
+    expected.get.values.extend(values)
+    assert pb.ExchangeResponse.FromString(whole) == expected
+
+
+@given(st.lists(VALUES, min_size=1, max_size=5))
+def test_answers_are_more_of_the_first(batches: list[list[bytes]]) -> None:
+    answers = []
+    for number, values in enumerate(batches):
+        answers.append(response(number, values))
+        answers[-1].get.values.extend(values)
+    whole = pb.ExchangeResponse.FromString(joined([answer.SerializeToString() for answer in answers]))
+    answers[0].more.extend(answers[1:])
+    assert whole == answers[0]
