@@ -332,9 +332,13 @@ class Client(Generic[Value]):
         stale_ms = checked_milliseconds("stale", stale)
         is_plain = not (if_absent or if_present or if_version is not None or tags or min_replicas)
         if is_plain and len(data) <= _MAX_ON_STREAM:
-            with self._writing((key,)):
-                result: SetResult = await self._exchange.lane(key).write(key, data, ttl_ms, stale_ms)
-            return result
+            written: SetResult
+            if self._near is None:
+                written = await self._exchange.lane(key).write(key, data, ttl_ms, stale_ms)
+            else:
+                with self._near.copies.writing((key,)):
+                    written = await self._exchange.lane(key).write(key, data, ttl_ms, stale_ms)
+            return written
         if [if_absent, if_present, if_version is not None].count(True) > 1:
             raise ValueError("of if_absent, if_present and if_version only one may be given")
         request = pb.SetRequest(

@@ -59,6 +59,7 @@ class Exchange:
         self._timeout = timeout
         self._placement: Placement | None = None
         self._home: Lane | None = None
+        """That of all keys: while nothing is known of owners, or where there is but one node."""
         self._lanes: dict[str, Lane] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._checking: asyncio.TimerHandle | None = None
@@ -67,9 +68,9 @@ class Exchange:
 
     def lane(self, key: str) -> Lane:
         """The lane of the best node for the key."""
-        lane: Lane | None
-        placement = self._placement
-        lane = self._home if placement is None else self._lanes.get(placement.owners(key)[0])
+        lane = self._home
+        if lane is None and self._placement is not None:
+            lane = self._lanes.get(self._placement.owners(key)[0])
         if lane is not None and lane.is_usable:
             return lane
         lane = self._choose(key, frozenset()) or self._lane(self._candidates(key)[0])
@@ -184,6 +185,7 @@ class Exchange:
             hedging.retain(wanted)
         for address in placement.addresses:
             self._lane(address).share(is_alone=placement.is_one_node)
+        self._home = self._lanes[placement.addresses[0]] if placement.is_one_node else None
         for address in [address for address in self._lanes if address not in wanted]:
             closing = asyncio.create_task(self._lanes.pop(address).close())
             self._closing.add(closing)

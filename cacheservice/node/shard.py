@@ -159,19 +159,27 @@ class Shard:
         changes: list[Change] = []
         if sampled := self.hot.sample(rows):
             self.hot.count([row[0] for row in sampled], now)
+        has_notes = bool(self._tombstones or self.leases)
+        store, on_change = self.store, self.on_change
         for row, (key, value, ttl_ms, stale_ms) in enumerate(rows):
+            version = versions[row]
             if not self._versions.is_above_all:
-                versions[row] = max(versions[row], self._version(key, now) + 1, self.fences.above(key) + 1)
+                version = max(version, self._version(key, now) + 1, self.fences.above(key) + 1)
+                versions[row] = version
             expires, stale_ms, stale_if_error_ms = self._terms(key, ttl_ms, stale_ms, now)
-            entry = Entry(value, versions[row], now, expires, stale_ms, stale_if_error_ms=stale_if_error_ms)
+            entry = Entry(value, version, now, expires, stale_ms, stale_if_error_ms=stale_if_error_ms)
             try:
-                self._put(key, entry)
+                store.set(key, pack(entry))
             except ResourceExhausted as error:
                 errors[row] = error
                 versions[row] = 0
-            else:
-                if with_changes:
-                    changes.append(Change(key, entry.version, entry))
+                continue
+            if has_notes:
+                self._forget_removal(key)
+            if on_change is not None:
+                on_change(key, version)
+            if with_changes:
+                changes.append(Change(key, version, entry))
         return versions, errors, changes
 
     def delete_many(self, keys: Sequence[str]) -> tuple[list[int], list[Change]]:
@@ -461,12 +469,16 @@ class Shard:
 
     def _put(self, key: str, entry: Entry) -> None:
         self.store.set(key, pack(entry))
+        self._forget_removal(key)
+        if self.on_change is not None:
+            self.on_change(key, entry.version)
+
+    def _forget_removal(self, key: str) -> None:
+        """The key has a value again: neither its removal nor a lease to load it matters any longer."""
         if self._tombstones:
             self._tombstones.pop(key, None)
         if self.leases:
             self.leases.settle(key)
-        if self.on_change is not None:
-            self.on_change(key, entry.version)
 
     def _remove(self, key: str, version: int) -> None:
         self.store.delete(key)
