@@ -164,6 +164,10 @@ class Node:
             is_owner = all(ring.owners(key, 1) == alone for key in keys)
         return is_owner and self.owner.is_sure_of(keys)
 
+    def read_own(self, read: Get) -> GetResult | None:
+        """As `execute`; None unless the key is this node's own, and nobody else knows more of it."""
+        return self.shard.get(read) if self.owns((read.key,)) else None
+
     def may_read(self, keys: Collection[str]) -> bool:
         """Whether this node can read all the keys, as any of their owners, and need not ask anybody for the
         entry of one."""

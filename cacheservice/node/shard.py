@@ -96,6 +96,8 @@ class Shard:
             MAX_TOMBSTONE_BYTES, TOMBSTONE_MS, timer=clock.now_ms, getsizeof=_size_of_tombstone
         )
         """Version, and length of the key."""
+        self._may_be_buried = False
+        """Whether there can be any: to ask the table costs more than to look up a key."""
         self.on_change: Callable[[str, int], None] | None = None
         """Is told the key and version of each write and removal here, once it is done."""
 
@@ -159,7 +161,7 @@ class Shard:
         changes: list[Change] = []
         if sampled := self.hot.sample(rows):
             self.hot.count([row[0] for row in sampled], now)
-        has_notes = bool(self._tombstones or self.leases)
+        has_notes = self._may_be_buried or bool(self.leases)
         store, on_change = self.store, self.on_change
         for row, (key, value, ttl_ms, stale_ms) in enumerate(rows):
             version = versions[row]
@@ -475,7 +477,7 @@ class Shard:
 
     def _forget_removal(self, key: str) -> None:
         """The key has a value again: neither its removal nor a lease to load it matters any longer."""
-        if self._tombstones:
+        if self._may_be_buried:
             self._tombstones.pop(key, None)
         if self.leases:
             self.leases.settle(key)
@@ -489,12 +491,16 @@ class Shard:
     def bury(self, key: str, version: int) -> None:
         """Remembers that the key was removed."""
         self._tombstones[key] = version, len(key)
+        self._may_be_buried = True
         if self.leases:
             self.leases.settle(key)
 
     def _removed_at(self, key: str) -> int:
         """The version of the key's tombstone; 0 when there is none."""
-        return self._tombstones.get(key, _NOTHING)[0] if self._tombstones else 0
+        if not self._may_be_buried:
+            return 0
+        self._may_be_buried = bool(self._tombstones)
+        return self._tombstones.get(key, _NOTHING)[0]
 
     def _held_version(self, key: str, now: int | None = None) -> int:
         """The version of the entry that is here; 0 when there is none."""

@@ -48,7 +48,9 @@ class CacheServicer(CacheServiceServicer):
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         read, wait_ms = decode.get(request), decode.lease_wait_ms(request)
         if not read.lease:
-            return encode.get(await self._execute(read, context), self._node.ring_epoch)
+            with self._admission:
+                found = self._node.read_own(read)
+            return encode.get(found or await self._execute(read, context), self._node.ring_epoch)
         [answer] = await self._read([read], wait_ms, context)
         if isinstance(answer, CacheServiceError):
             raise answer
