@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
+from typing import cast
 
 from cachetools import TTLCache
 
@@ -37,7 +38,6 @@ from cacheservice.node.operations import (
     TouchResult,
 )
 from cacheservice.store import (
-    FLAGS,
     Entry,
     Freshness,
     PartitionedStore,
@@ -47,6 +47,7 @@ from cacheservice.store import (
     is_fresh_for_loads,
     load_ms_of,
     pack,
+    plain_values,
     ttl_of,
     unpack,
     value_of,
@@ -128,10 +129,14 @@ class Shard:
         if sampled := self.hot.sample(keys):
             self.hot.count(sampled, now)
         found = self.store.get_many(keys, now)
-        reads = Reads([_HIT] * len(found), list(map(value_of, found)))
+        plain = plain_values(found)
+        others = [row for row, value in enumerate(plain) if value is None] if None in plain else ()
+        reads = Reads([_HIT] * len(found), cast("list[bytes]", plain))
         far = EARLIEST_LOADS * self._most_early_refresh
-        for row, packed in enumerate(found):
-            if packed and (not packed[FLAGS] or is_fresh_for_loads(packed, now, far if lease else 0)):
+        for row in others:
+            packed = found[row]
+            reads.values[row] = value_of(packed)
+            if packed and is_fresh_for_loads(packed, now, far if lease else 0):
                 continue
             reads.outcomes[row], found[row], granted = self._judge(keys[row], packed, now, wants_lease=lease)
             if found[row] is None:

@@ -21,15 +21,18 @@ def joined(answers: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def with_values(response: bytes, values: Sequence[bytes]) -> bytes:
-    """A serialised response to reads, and the values that were read, which are copied this once."""
-    if not values:
+def with_reads(response: bytes, outcomes: Sequence[int], values: Sequence[bytes]) -> bytes:
+    """A serialised response to reads, and the outcomes, each below 128, and the values of the reads, which
+    are copied this once."""
+    if not outcomes:
         return response
+    before = b"".join((_OUTCOMES, _varint(len(outcomes)), bytes(outcomes)))
+    first = len(values[0])
     if len(set(map(len, values))) == 1:
-        before = _VALUES + _varint(len(values[0]))
-        size = len(values) * (len(before) + len(values[0]))
-        return before.join((b"".join((response, _GET, _varint(size))), *values))
-    parts: list[bytes] = [b"", b"", b""]
+        prefix = _VALUES + _varint(first)
+        size = len(before) + len(values) * (len(prefix) + first)
+        return prefix.join((b"".join((response, _GET, _varint(size), before)), *values))
+    parts: list[bytes] = [b"", b"", b"", before]
     for value in values:
         parts += (_VALUES, _varint(len(value)), value)
     parts[:3] = response, _GET, _varint(sum(map(len, parts)))
@@ -54,4 +57,5 @@ def _tag(field: int) -> bytes:
 _SMALL = [bytes((number,)) for number in range(0x80)]
 _MORE = _tag(pb.ExchangeResponse.MORE_FIELD_NUMBER)
 _GET = _tag(pb.ExchangeResponse.GET_FIELD_NUMBER)
+_OUTCOMES = _tag(pb.GetResultColumns.OUTCOMES_FIELD_NUMBER)
 _VALUES = _tag(pb.GetResultColumns.VALUES_FIELD_NUMBER)

@@ -85,17 +85,17 @@ def entries(columns: pb.SetColumns, bounds: Bounds) -> Entries:
     )
 
 
-def reads(result: Reads, max_bytes: int, *, with_values: bool = True) -> pb.ExchangeResponse:
+def reads(result: Reads, max_bytes: int, *, is_whole: bool = True) -> pb.ExchangeResponse:
     """The reads, of which values beyond `max_bytes` in all are replaced by an error; never the first.
 
-    That is so for `result`, too. `with_values`: or else the caller appends them.
+    That is so for `result`, too. `is_whole`: or else the caller appends outcomes and values.
     """
     size = sum(map(len, result.values)) + _FRAMING_BYTES * len(result.values)
     if size > max_bytes:
         _cut(result, max_bytes)
     columns = pb.GetResultColumns(
-        outcomes=result.outcomes,  # type: ignore[arg-type]
-        values=result.values if with_values else None,
+        outcomes=result.outcomes if is_whole else None,  # type: ignore[arg-type]
+        values=result.values if is_whole else None,
         versions=result.versions,
         ttl_ms=result.ttl_ms,
         from_replica=result.from_replica,

@@ -12,7 +12,7 @@ from cacheservice.errors import CacheServiceError, InternalError, InvalidArgumen
 from cacheservice.node.batches import Batches, Soon
 from cacheservice.node.columns import Errors, Reads, Removals, Writes
 from cacheservice.server import column_codec as codec
-from cacheservice.server.appended import joined, with_values
+from cacheservice.server.appended import joined, with_reads
 from cacheservice.server.decode import Bounds, is_nearest, lease_wait_ms
 from cacheservice.server.direct_stream import Begun
 from cacheservice.server.guard import Admission
@@ -37,9 +37,10 @@ FRAMING = Framing(_requests, lambda message: message.join_answers, joined)
 
 
 class Encoded(NamedTuple):
-    """A response, and the values that were read, which are to be appended to it."""
+    """A response, and what was read, which is to be appended to it."""
 
     response: pb.ExchangeResponse
+    outcomes: Sequence[int] = ()
     values: Sequence[bytes] = ()
 
 
@@ -110,7 +111,9 @@ class Exchange:
                 return self._defect(batch_id)
 
     def _encode_reads(self, reads: Reads) -> Encoded:
-        return Encoded(codec.reads(reads, self._max_answer_bytes, with_values=False), reads.values)
+        return Encoded(
+            codec.reads(reads, self._max_answer_bytes, is_whole=False), reads.outcomes, reads.values
+        )
 
     def _refused(self, batch_id: int, error: CacheServiceError) -> bytes:
         return self._addressed(batch_id, pb.ExchangeResponse(refused=to_status(error)))
@@ -119,10 +122,16 @@ class Exchange:
         _log.exception("defect in Exchange")
         return self._refused(batch_id, InternalError("a defect in the node; its log has the details"))
 
-    def _addressed(self, batch_id: int, response: pb.ExchangeResponse, values: Sequence[bytes] = ()) -> bytes:
+    def _addressed(
+        self,
+        batch_id: int,
+        response: pb.ExchangeResponse,
+        outcomes: Sequence[int] = (),
+        values: Sequence[bytes] = (),
+    ) -> bytes:
         response.batch_id = batch_id
         response.ring_epoch = self._ring_epoch()
-        return with_values(response.SerializeToString(), values)
+        return with_reads(response.SerializeToString(), outcomes, values)
 
 
 def _encode_writes(writes: Writes) -> Encoded:

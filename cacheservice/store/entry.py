@@ -7,6 +7,7 @@ their times of death do: `packed < dead_before(now)` is the whole test for expir
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import NamedTuple
@@ -106,6 +107,11 @@ def unpack(packed: bytes) -> Entry:
 def version_of(packed: bytes) -> int:
     """The entry's version, without a look at the rest."""
     return int.from_bytes(packed[_VERSION])
+
+
+def plain_values(found: Sequence[bytes | None]) -> list[bytes | None]:
+    """The values of entries that have nothing beside; None in the places of all others."""
+    return [packed[_HEADER_SIZE:] if packed and not packed[FLAGS] else None for packed in found]
 
 
 def value_of(packed: bytes | None) -> bytes:

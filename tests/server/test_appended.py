@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheservice.server.appended import joined, with_values
+from cacheservice.server.appended import joined, with_reads
 from cacheservice.v1 import cache_pb2 as pb
 
 VALUES = st.one_of(
@@ -16,7 +16,6 @@ VALUES = st.one_of(
 
 def response(batch_id: int, values: list[bytes]) -> pb.ExchangeResponse:
     answer = pb.ExchangeResponse(batch_id=batch_id, ring_epoch=7)
-    answer.get.outcomes.extend([pb.GET_OUTCOME_HIT] * len(values))
     answer.get.versions.extend(range(len(values)))
     return answer
 
@@ -24,7 +23,9 @@ def response(batch_id: int, values: list[bytes]) -> pb.ExchangeResponse:
 @given(VALUES)
 def test_values_are_those_of_the_response(values: list[bytes]) -> None:
     expected = response(1, values)
-    whole = with_values(expected.SerializeToString(), values)
+    outcomes = [number % 5 for number in range(len(values))]
+    whole = with_reads(expected.SerializeToString(), outcomes, values)
+    expected.get.outcomes.extend(outcomes)  # type: ignore[arg-type]
     expected.get.values.extend(values)
     assert pb.ExchangeResponse.FromString(whole) == expected
 
