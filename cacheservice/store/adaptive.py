@@ -35,8 +35,7 @@ class Adaptive(S3FIFO):
         other._main_ghosts = self._main_ghosts.copy()
         return other
 
-    def _comes_again(self, key: str) -> bool:
-        ghost = hash(key) & FINGERPRINT
+    def _comes_again(self, ghost: int) -> bool:
         if self._ghosts.take(ghost, self._main):
             step = _step(len(self._main_ghosts), len(self._ghosts))
             self._share = min(LARGEST_SHARE, self._share + step / (len(self) or 1))

@@ -7,15 +7,12 @@ from sys import getsizeof
 
 from cacheservice.store.entry import FLAGS, tags_of
 
-ENTRY_OVERHEAD = {"lru": 145, "fifo": 140, "lfu": 275, "s3fifo": 195, "adaptive": 195}
+ENTRY_OVERHEAD = {"lru": 150, "fifo": 150, "lfu": 160, "s3fifo": 185, "adaptive": 185}
 """Bytes that an entry costs beyond the text of its key and its packed value.
 
 The headers of the two objects, what the allocator rounds up to, the policy's tables and the index of
-expiry, as measured by benchmarks/memory.py in stores whose entries have been renewed several times.
+expiry, as measured by benchmarks/store_memory.py in stores whose entries have been renewed several times.
 """
-
-KEY_COPIES = {"lru": 1, "fifo": 1, "lfu": 2, "s3fifo": 2, "adaptive": 2}
-"""How often the text of a key is held: what counts uses keeps the key of the last reader."""
 
 TAG_OVERHEAD = 150
 """Bytes that a tag costs beyond its text, which stands in the index too, when no other entry carries it."""
@@ -32,13 +29,12 @@ def cost_in_bytes(policy: str) -> Callable[[str, bytes], int]:
     UTF-8 form, once asked for, is kept in it.
     """
     overhead = ENTRY_OVERHEAD[policy]
-    copies = KEY_COPIES[policy]
 
     def cost(key: str, packed: bytes) -> int:
         if key.isascii() and not packed[FLAGS]:
-            return overhead + copies * len(key) + len(packed)
+            return overhead + len(key) + len(packed)
         tags = sum(TAG_OVERHEAD + len(tag) for tag in tags_of(packed))
-        return overhead + copies * _key_bytes(key) + len(packed) + tags
+        return overhead + _key_bytes(key) + len(packed) + tags
 
     return cost
 

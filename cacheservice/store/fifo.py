@@ -2,53 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from typing import Self
 
 from cacheservice.store.queue import EntryQueue
 
 
-class FIFO:
+class FIFO(EntryQueue):
     """Gives up the entry that came first, whatever its use since; a new value keeps the old place.
 
     Every operation is O(1).
     """
 
-    __slots__ = ("_queue",)
-
-    def __init__(self) -> None:
-        self._queue = EntryQueue()
+    __slots__ = ()
 
     def get(self, key: str) -> bytes | None:
-        return self._queue.get(key)
+        return self.newer.get(key) or self.oldest.get(key)
 
-    def peek(self, key: str) -> bytes | None:
-        return self._queue.get(key)
-
-    def add(self, key: str, packed: bytes) -> None:
-        self._queue.append(key, packed)
-
-    def replace(self, key: str, packed: bytes) -> None:
-        self._queue.replace(key, packed)
-
-    def pop(self, key: str) -> bytes | None:
-        return self._queue.pop(key)
-
-    def victims(self) -> Iterator[tuple[str, bytes]]:
-        return self._queue.victims()
-
-    def split(self, goes: Callable[[str], bool]) -> FIFO:
-        other = FIFO()
-        other._queue = self._queue.split(goes)
-        return other
-
-    def compact(self) -> None:
-        self._queue.compact()
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    def items(self) -> Iterator[tuple[str, bytes]]:
-        return self._queue.items()
-
-    def hottest(self) -> Iterator[tuple[str, bytes]]:
-        return self._queue.hottest()
+    @classmethod
+    def get_many(cls, policies: Sequence[Self], keys: Sequence[str]) -> list[bytes | None]:
+        return [
+            policy.newer.get(key) or policy.oldest.get(key)
+            for policy, key in zip(policies, keys, strict=True)
+        ]

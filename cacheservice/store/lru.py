@@ -2,56 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from itertools import islice
+from typing import Self
 
 from cacheservice.store.queue import EntryQueue
 
+_AT_A_TIME = 64
 
-class LRU:
+
+class LRU(EntryQueue):
     """Gives up the entry whose last use is longest ago. Every operation is O(1)."""
 
-    __slots__ = ("_queue",)
-
-    def __init__(self) -> None:
-        self._queue = EntryQueue()
+    __slots__ = ()
 
     def get(self, key: str) -> bytes | None:
-        queue = self._queue
-        packed = queue.newer.pop(key, None) or queue.oldest.pop(key, None)
+        newer = self.newer
+        packed = newer.pop(key, None) or self.oldest.pop(key, None)
         if packed is not None:
-            queue.newer[key] = packed
+            newer[key] = packed
         return packed
 
-    def peek(self, key: str) -> bytes | None:
-        queue = self._queue
-        return queue.newer.get(key) or queue.oldest.get(key)
-
-    def add(self, key: str, packed: bytes) -> None:
-        self._queue.newer[key] = packed
+    @classmethod
+    def get_many(cls, policies: Sequence[Self], keys: Sequence[str]) -> list[bytes | None]:
+        found = []
+        for policy, key in zip(policies, keys, strict=True):
+            newer = policy.newer
+            packed = newer.pop(key, None) or policy.oldest.pop(key, None)
+            if packed is not None:
+                newer[key] = packed
+            found.append(packed)
+        return found
 
     def replace(self, key: str, packed: bytes) -> None:
-        self._queue.pop(key)
-        self._queue.newer[key] = packed
+        if self.newer.pop(key, None) is None:
+            self.oldest.pop(key, None)
+        self.newer[key] = packed
 
-    def pop(self, key: str) -> bytes | None:
-        return self._queue.pop(key)
-
-    def victims(self) -> Iterator[tuple[str, bytes]]:
-        return self._queue.victims()
-
-    def split(self, goes: Callable[[str], bool]) -> LRU:
-        other = LRU()
-        other._queue = self._queue.split(goes)
-        return other
-
-    def compact(self) -> None:
-        self._queue.compact()
-
-    def __len__(self) -> int:
-        return len(self._queue)
-
-    def items(self) -> Iterator[tuple[str, bytes]]:
-        return self._queue.items()
-
-    def hottest(self) -> Iterator[tuple[str, bytes]]:
-        return self._queue.hottest()
+    def set_apart(self) -> dict[str, bytes]:
+        """Makes the first entries `oldest`, and not all: most are used again, and leave a dict too large."""
+        first = list(islice(self.newer, _AT_A_TIME))
+        first.reverse()
+        pop = self.newer.pop
+        self.oldest = {key: pop(key) for key in first}
+        return self.oldest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, Self
 
 
@@ -15,6 +15,11 @@ class EvictionPolicy(Protocol):
 
     def get(self, key: str) -> bytes | None:
         """The entry, noted as used."""
+        ...
+
+    @classmethod
+    def get_many(cls, policies: Sequence[Self], keys: Sequence[str]) -> list[bytes | None]:
+        """`get` of each key from the policy in the same place of `policies`: one call for all of a batch."""
         ...
 
     def peek(self, key: str) -> bytes | None:

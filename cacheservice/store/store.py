@@ -17,7 +17,7 @@ from cacheservice.store.policy import EvictionPolicy
 from cacheservice.store.s3fifo import S3FIFO
 from cacheservice.store.segment import HASH_BITS, MAX_ENTRIES, Segment
 
-POLICIES: dict[str, Callable[[], EvictionPolicy]] = {
+POLICIES: dict[str, type[EvictionPolicy]] = {
     "lru": LRU,
     "lfu": LFU,
     "fifo": FIFO,
@@ -118,6 +118,7 @@ class Store:
         self.bytes = 0
         self._cost = cost or cost_in_bytes(policy)
         self.curve = HitRatioCurve(POLICIES[policy], max_bytes, self._cost, lambda: self.stats.reads)
+        self._get_many = POLICIES[policy].get_many
         self._segments = [Segment(POLICIES[policy](), now)]
         self._shift = HASH_BITS
         self._rotor = 0
@@ -144,24 +145,21 @@ class Store:
     def get_many(self, keys: Sequence[str], now: int) -> list[bytes | None]:
         """`get` of each key, in order."""
         segments, shift, dead = self._segments, self._shift, self._dead_by(now)
-        positions = list(map(hash, keys))
-        found = [
-            segments[position >> shift].policy.get(key) for position, key in zip(positions, keys, strict=True)
-        ]
-        misses = 0
-        for place, packed in enumerate(found):
-            if packed is None:
-                misses += 1
-            elif packed < dead:
+        slots = [hash(key) >> shift for key in keys]
+        found = self._get_many([segments[slot].policy for slot in slots], keys)
+        unfound = [place for place, packed in enumerate(found) if packed is None or packed < dead]
+        for place in unfound:
+            if found[place] is not None:
                 found[place] = None
-                misses += 1
-                if self._remove(segments[positions[place] >> shift], keys[place]) is not None:
+                if self._remove(segments[slots[place]], keys[place]) is not None:
                     self.stats.expired_on_access += 1
-        self.stats.misses += misses
-        self.stats.hits += len(keys) - misses
-        if positions and min(positions) < self.curve.below:
-            for place, position in enumerate(positions):
-                if position < self.curve.below:
+        self.stats.misses += len(unfound)
+        self.stats.hits += len(keys) - len(unfound)
+        below = self.curve.below
+        last_sampled = below >> shift
+        if slots and min(slots) <= last_sampled:
+            for place, slot in enumerate(slots):
+                if slot <= last_sampled and hash(keys[place]) < below:
                     self.curve.get(keys[place], found[place], now)
         return found
 
@@ -214,8 +212,9 @@ class Store:
         segment.bytes += growth
         if packed < segment.expiry.limit or packed[FLAGS]:
             segment.index(key, packed)
-        self.stats.sets += 1
-        self.stats.written += cost
+        stats = self.stats
+        stats.sets += 1
+        stats.written += cost
         if position < self.curve.below:
             self.curve.set(key, packed, is_new=replaced is None)
         if segment.count > MAX_ENTRIES:

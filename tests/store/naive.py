@@ -162,7 +162,8 @@ class NaiveLRU(NaiveFIFO):
 
 
 class NaiveLFU(NaivePolicy):
-    """Counts are halved, rounding down but not below 1, after so many uses for each entry.
+    """Counts go up to four. When something is to go and no count is 1, all are less by what is too much; and
+    after so many uses for each entry all are halved, rounding down but not below 1.
 
     Of entries with equal counts goes the one longest unused, but what counts became equal only by halving
     keeps the order of the greater counts before.
@@ -176,18 +177,26 @@ class NaiveLFU(NaivePolicy):
 
     def came(self, key: str) -> None:
         self.counts[key] = 1
-        self._note(key)
+        self.order.append(key)
+        self.since_halving += 1
 
     def used(self, key: str) -> None:
         self.order.remove(key)
-        self.counts[key] = min(lfu.MOST_USES, self.counts[key] + 1)
-        self._note(key)
+        self.order.append(key)
+        self.counts[key] = min(4, self.counts[key] + 1)
+        self.since_halving += 1
 
     def left(self, key: str) -> None:
         self.order.remove(key)
         del self.counts[key]
 
     def victim(self) -> str:
+        if self.since_halving > lfu.USES_PER_AGE * len(self.order):
+            self.since_halving = 0
+            self.order.sort(key=self.counts.__getitem__)
+            self.counts = {key: max(1, count // 2) for key, count in self.counts.items()}
+        least = min(self.counts.values())
+        self.counts = {key: count - least + 1 for key, count in self.counts.items()}
         return min(self.order, key=self.counts.__getitem__)
 
     def split(self, goes: Callable[[str], bool]) -> NaivePolicy:
@@ -197,52 +206,58 @@ class NaiveLFU(NaivePolicy):
         other.since_halving = self.since_halving
         return other
 
-    def _note(self, key: str) -> None:
-        self.order.append(key)
-        self.since_halving += 1
-        if self.since_halving > lfu.USES_PER_AGE * len(self.order):
-            self.since_halving = 0
-            self.order.sort(key=self.counts.__getitem__)
-            self.counts = {key: max(1, count // 2) for key, count in self.counts.items()}
-
 
 class NaiveS3FIFO(NaivePolicy):
     def __init__(self) -> None:
         super().__init__()
         self.small: list[str] = []
-        self.main: list[str] = []
         self.uses: dict[str, int] = {}
+        self.main: list[str] = []
+        self.turns: dict[str, int] = {}
         self.ghosts = ExactGhosts()
         self.share = 0.1
 
     def came(self, key: str) -> None:
-        self.uses[key] = 0
-        (self.main if self.comes_again(key) else self.small).append(key)
+        if self.comes_again(key):
+            self.goes_on(key)
+        else:
+            self.small.append(key)
+            self.uses[key] = 0
+
+    def goes_on(self, key: str) -> None:
+        self.main.append(key)
+        self.turns[key] = 1
 
     def used(self, key: str) -> None:
-        self.uses[key] = min(3, self.uses[key] + 1)
+        if key in self.main:
+            if self.turns[key] < 3:
+                self.turns[key] += 1
+                self.main.remove(key)
+                self.main.append(key)
+        else:
+            self.uses[key] += 1
 
     def left(self, key: str) -> None:
-        (self.small if key in self.small else self.main).remove(key)
-        del self.uses[key]
+        if key in self.main:
+            self.main.remove(key)
+            del self.turns[key]
+        else:
+            self.small.remove(key)
+            del self.uses[key]
 
     def victim(self) -> str:
-        while True:
-            if self.small and (not self.main or len(self.small) >= self.share * len(self)):
-                key = self.small[0]
-                if self.uses[key] < 2:
-                    self.ghosts.add(key, len(self.main))
-                    return key
-                self.small.remove(key)
-                self.uses[key] = 0
-            else:
-                key = self.main[0]
-                if not self.uses[key]:
-                    self.left_main(key)
-                    return key
-                self.main.remove(key)
-                self.uses[key] -= 1
-            self.main.append(key)
+        while self.small and (not self.main or len(self.small) >= self.share * len(self)):
+            key = self.small[0]
+            if self.uses[key] < 2:
+                self.ghosts.add(key, len(self.main))
+                return key
+            self.left(key)
+            self.goes_on(key)
+        least = min(self.turns.values())
+        self.turns = {key: turns - least for key, turns in self.turns.items()}
+        key = min(self.main, key=self.turns.__getitem__)
+        self.left_main(key)
+        return key
 
     def comes_again(self, key: str) -> bool:
         return self.ghosts.take(key, len(self.main))

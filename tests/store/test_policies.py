@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from cacheservice.store import POLICIES
 from cacheservice.store.adaptive import LARGEST_SHARE, LEAST_SHARE, Adaptive
 from cacheservice.store.fifo import FIFO
-from cacheservice.store.lfu import LFU, MOST_USES
+from cacheservice.store.lfu import LFU
 from cacheservice.store.lru import LRU
 from cacheservice.store.policy import EvictionPolicy
 from cacheservice.store.s3fifo import MAX_TURNS, S3FIFO
@@ -156,21 +156,23 @@ def test_of_equals_lfu_gives_up_the_one_longest_unused() -> None:
 
 
 def test_lfu_halves_the_counts_after_three_uses_an_entry() -> None:
-    policy = filled(LFU, "ab")
-    for _ in range(4):
-        policy.get("a")
-    assert policy._uses == {"a": 5, "b": 1}
-    policy.get("b")
-    assert policy._uses == {"a": 2, "b": 1}
+    policy = filled(LFU, "abcd")
+    for key in "aaabccdd":
+        policy.get(key)
+    # a was used four times, b twice, c and d three times: twelve in all.
+    assert [key for key, _ in islice(policy.victims(), 1)] == ["b"]
+    policy = filled(LFU, "abcd")
+    for key in "aaabccddb":
+        policy.get(key)
+    # Now a counts two, the others one, and come in the order of their counts before.
+    assert [key for key, _ in islice(policy.victims(), 1)] == ["c"]
+    for key in "bb":
+        policy.get(key)
+    assert [key for key, _ in policy.victims()] == ["d", "a", "b"]
 
 
-def test_lfu_counts_no_use_beyond_its_bound() -> None:
-    policy = filled(LFU, [str(number) for number in range(10 * MOST_USES)])
-    for _ in range(MOST_USES + 5):
-        policy.get("7")
-    assert policy._uses["7"] == MOST_USES
-    policy.replace("7", b"new")
-    assert policy._uses["7"] == MOST_USES
+def test_lfu_counts_no_use_beyond_the_fourth() -> None:
+    assert order(LFU, "abcdef", used="aaa" + "bbbbbb" + "aa") == ["c", "d", "e", "f", "b", "a"]
 
 
 def test_fifo_gives_up_the_oldest_whatever_its_use() -> None:
@@ -282,11 +284,11 @@ def test_where_all_are_in_use_an_eviction_turns_over_some_and_not_all(make: Call
     keys = [str(number) for number in range(2_000)]
     for key in keys:
         policy.add(key, b"-")
-    for key in keys * 3:
+    for key in keys * 2:
         policy.get(key)
-    for left in range(1_999, 1_000, -1):
-        uses = sum(policy._uses.values())
+    for left in range(1_999, 1_900, -1):
+        in_use = len(policy._uses)
         victim, _ = next(policy.victims())
-        assert uses - sum(policy._uses.values()) <= 3 * (MAX_TURNS + 1)
+        assert in_use - len(policy._uses) <= MAX_TURNS + 1
         assert policy.peek(victim) is None
         assert len(policy) == left
