@@ -147,27 +147,20 @@ class Store:
         segments, shift, dead = self._segments, self._shift, self._dead_by(now)
         slots = [hash(key) >> shift for key in keys]
         found = self._get_many([segments[slot].policy for slot in slots], keys)
-        # All that is to be done for a key beside its look-up, where there is something to be done.
+        unfound = [place for place, packed in enumerate(found) if packed is None or packed < dead]
+        for place in unfound:
+            if found[place] is not None:
+                found[place] = None
+                if self._remove(segments[slots[place]], keys[place]) is not None:
+                    self.stats.expired_on_access += 1
+        self.stats.misses += len(unfound)
+        self.stats.hits += len(keys) - len(unfound)
         below = self.curve.below
         last_sampled = below >> shift
-        places = [
-            place
-            for place, (packed, slot) in enumerate(zip(found, slots, strict=True))
-            if packed is None or packed < dead or slot <= last_sampled
-        ]
-        misses = 0
-        for place in places:
-            key, packed = keys[place], found[place]
-            if packed is not None and packed < dead:
-                if self._remove(segments[slots[place]], key) is not None:
-                    self.stats.expired_on_access += 1
-                found[place] = packed = None
-            if packed is None:
-                misses += 1
-            if hash(key) < below:
-                self.curve.get(key, packed, now)
-        self.stats.misses += misses
-        self.stats.hits += len(keys) - misses
+        if slots and min(slots) <= last_sampled:
+            for place in [place for place, slot in enumerate(slots) if slot <= last_sampled]:
+                if hash(keys[place]) < below:
+                    self.curve.get(keys[place], found[place], now)
         return found
 
     def was_missed(self, key: str) -> None:  # noqa: ARG002
