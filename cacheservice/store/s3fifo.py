@@ -122,13 +122,18 @@ class S3FIFO:
 
     def _use(self, key: str) -> bytes | None:
         """`get` of what is not among those of the main queue that were used most."""
-        packed = self._main.use(key)
+        small = self._small
+        packed = small.newer.get(key)
         if packed is None:
-            packed = self._small.peek(key)
+            packed = self._main.use(key)
             if packed is not None:
-                uses = self._uses.get(key, 0)
-                if uses < ENOUGH_USES:
-                    self._uses[key] = uses + 1
+                return packed
+            packed = small.oldest.get(key)
+            if packed is None:
+                return None
+        uses = self._uses.get(key, 0)
+        if uses < ENOUGH_USES:
+            self._uses[key] = uses + 1
         return packed
 
     def _comes_again(self, ghost: int) -> bool:
