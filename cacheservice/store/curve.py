@@ -15,7 +15,7 @@ MAX_COUNTED = 1 << 16
 """Hits after which what was counted is halved, so that the estimate follows the load."""
 
 _HASHES = 1 << 64
-_LOWEST_HASH = -(1 << 63)
+LOWEST_HASH = -(1 << 63)
 _TIME_BYTES = 8
 
 
@@ -99,16 +99,15 @@ class HitRatioCurve:
         self._expected = 0.0
         """The reads that a sample of this rate has in the mean, since the hits are counted."""
         self._rate = FIRST_RATE
-        self.below = _LOWEST_HASH + int(_HASHES * FIRST_RATE)
+        self.below = LOWEST_HASH + int(_HASHES * FIRST_RATE)
         """A key is in the sample when its hash is below this."""
         self._sizes = {factor: _Miniature(make_policy, max_bytes * factor * FIRST_RATE) for factor in FACTORS}
 
-    def get(self, key: str, packed: bytes | None, now: int) -> None:
-        """A sampled key is read, and the store has `packed`.
+    def get(self, key: str, packed: bytes | None, dead: bytes) -> None:
+        """A sampled key is read, and the store has `packed`; entries that are less than `dead` have expired.
 
         A miniature that lacks what the store has takes it over, as its user would fill it.
         """
-        dead = dead_before(now + 1)
         for size in self._sizes.values():
             if not size.get(key, dead) and packed is not None:
                 size.add(key, self._header(key, packed))
@@ -131,7 +130,7 @@ class HitRatioCurve:
         if len(self._sizes[1.0].entries) > MAX_SAMPLED:
             self._expected = self._expect()
             self._rate /= 2
-            self.below = (self.below + _LOWEST_HASH) // 2
+            self.below = (self.below + LOWEST_HASH) // 2
             for size in self._sizes.values():
                 size.halve(self.below)
 

@@ -25,13 +25,14 @@ class LRU(EntryQueue):
 
     @classmethod
     def get_many(cls, policies: Sequence[Self], keys: Sequence[str]) -> list[bytes | None]:
-        # To set what was just taken out puts it last, and setdefault gives it back.
-        return [
-            policy.newer.setdefault(key, packed)
-            if (packed := policy.newer.pop(key, None) or policy.oldest.pop(key, None)) is not None
-            else None
-            for policy, key in zip(policies, keys, strict=True)
-        ]
+        found: list[bytes | None] = []
+        for policy, key in zip(policies, keys, strict=True):
+            newer = policy.newer
+            packed = newer.pop(key, None) or policy.oldest.pop(key, None)
+            if packed is not None:
+                newer[key] = packed
+            found.append(packed)
+        return found
 
     def replace(self, key: str, packed: bytes) -> None:
         if self.newer.pop(key, None) is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cacheservice.errors import EntryTooLarge, Overloaded, ResourceExhausted
 from cacheservice.store.adaptive import Adaptive
 from cacheservice.store.cost import cost_in_bytes
-from cacheservice.store.curve import HitRatioCurve
+from cacheservice.store.curve import LOWEST_HASH, HitRatioCurve
 from cacheservice.store.entry import FLAGS, dead_before, version_of
 from cacheservice.store.fifo import FIFO
 from cacheservice.store.lfu import LFU
@@ -135,7 +135,7 @@ class Store:
             self.stats.expired_on_access += 1
             packed = None
         if position < self.curve.below:
-            self.curve.get(key, packed, now)
+            self.curve.get(key, packed, self._dead_by(now))
         if packed is None:
             self.stats.misses += 1
         else:
@@ -145,23 +145,37 @@ class Store:
     def get_many(self, keys: Sequence[str], now: int) -> list[bytes | None]:
         """`get` of each key, in order."""
         segments, shift, dead = self._segments, self._shift, self._dead_by(now)
-        slots = [hash(key) >> shift for key in keys]
-        found = self._get_many([segments[slot].policy for slot in slots], keys)
+        policies = [segments[hash(key) >> shift].policy for key in keys]
+        found = self._get_many(policies, keys)
         unfound = [place for place, packed in enumerate(found) if packed is None or packed < dead]
         for place in unfound:
             if found[place] is not None:
                 found[place] = None
-                if self._remove(segments[slots[place]], keys[place]) is not None:
+                if self._remove(segments[hash(keys[place]) >> shift], keys[place]) is not None:
                     self.stats.expired_on_access += 1
         self.stats.misses += len(unfound)
         self.stats.hits += len(keys) - len(unfound)
-        below = self.curve.below
-        last_sampled = below >> shift
-        if slots and min(slots) <= last_sampled:
-            for place in [place for place, slot in enumerate(slots) if slot <= last_sampled]:
-                if hash(keys[place]) < below:
-                    self.curve.get(keys[place], found[place], now)
+        self._sample(keys, found, policies, dead)
         return found
+
+    def _sample(
+        self,
+        keys: Sequence[str],
+        found: Sequence[bytes | None],
+        policies: Sequence[EvictionPolicy],
+        dead: bytes,
+    ) -> None:
+        """Tells the curve of reads of keys in its sample, which are nearly always in the first segment."""
+        below = self.curve.below
+        first = self._segments[LOWEST_HASH >> self._shift].policy
+        places: Iterable[int] = range(len(keys))
+        if below >> self._shift == LOWEST_HASH >> self._shift:
+            if first not in policies:
+                return
+            places = [place for place, policy in enumerate(policies) if policy is first]
+        for place in places:
+            if hash(keys[place]) < below:
+                self.curve.get(keys[place], found[place], dead)
 
     def was_missed(self, key: str) -> None:  # noqa: ARG002
         """Counts the last `get` of the key as a miss: what it found is no good to the reader."""
