@@ -34,11 +34,7 @@ class Call:
         self.send = stream.send
         self.pause = stream.pause
         self.resume = stream.resume
-
-    @property
-    def unsent_bytes(self) -> int:
-        """See `Stream.unsent_bytes`."""
-        return self._stream.unsent_bytes
+        self.is_behind = stream.is_behind
 
     def finish(self, status: CallStatus) -> None:
         """Ends the call when what was sent has left."""

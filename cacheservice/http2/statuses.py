@@ -11,6 +11,7 @@ from cacheservice.http2.stream import End, Headers
 
 OK = 0
 UNKNOWN = 2
+RESOURCE_EXHAUSTED = 8
 UNIMPLEMENTED = 12
 INTERNAL = 13
 UNAVAILABLE = 14
