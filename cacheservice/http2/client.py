@@ -209,7 +209,7 @@ class Opener:
         opened: list[Http2Protocol] = []
 
         def protocol() -> Http2Protocol:
-            opened.append(Http2Protocol(self._max_message_bytes, is_tls=tls is not None))
+            opened.append(Http2Protocol(self._max_message_bytes))
             return opened[-1]
 
         server_hostname = None if tls is None else name

@@ -12,14 +12,13 @@ from typing import cast
 
 from cacheservice.http2 import statuses
 from cacheservice.http2.alternative import TOKEN
-from cacheservice.http2.protocol import Http2Protocol
+from cacheservice.http2.protocol import CLOSE_SECONDS, Http2Protocol
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import End, Receiver, Stream
 
 _log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
-CLOSE_SECONDS = 1.0
 BACKLOG = 1_024
 
 Handler = Callable[["Call"], Receiver]
@@ -75,6 +74,7 @@ class StreamServer:
         self._open: set[Http2Protocol] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._is_going_away = False
 
     async def start(self, host: str, port: int) -> int:
         """Listens; the port, which is any free one for 0. OSError when it cannot."""
@@ -85,34 +85,40 @@ class StreamServer:
 
     def go_away(self) -> None:
         """Accepts nothing more; what is open goes on."""
+        self._is_going_away = True
         if self._server is not None:
             self._server.close()
         for protocol in self._open:
             protocol.connection.go_away()
 
     async def close(self) -> None:
-        """Closes all connections."""
+        """Closes all connections; takes no longer than CLOSE_SECONDS."""
         self.go_away()
         for task in self._handshakes:
             task.cancel()
         protocols = list(self._open)
         for protocol in protocols:
             protocol.close()
-        if protocols:
-            await asyncio.wait([protocol.closed for protocol in protocols], timeout=CLOSE_SECONDS)
-        for protocol in self._open:
-            protocol.abort()
-        await asyncio.gather(*self._handshakes, return_exceptions=True)
+        closed = [protocol.closed for protocol in protocols]
+        await asyncio.gather(*closed, *self._handshakes, return_exceptions=True)
 
     def _protocol(self) -> Http2Protocol:
-        is_tls = self._tls is not None
-        protocol = Http2Protocol(
-            self._max_message_bytes, self._accept, is_tls=is_tls, on_close=self._open.discard
+        return Http2Protocol(
+            self._max_message_bytes,
+            self._accept,
+            on_open=self._opened,
+            on_close=self._open.discard,
         )
+
+    def _opened(self, protocol: Http2Protocol) -> None:
         self._open.add(protocol)
-        return protocol
+        if self._is_going_away:
+            protocol.close()
 
     def _shake_hands(self, transport: asyncio.Transport) -> None:
+        if self._is_going_away:
+            transport.abort()
+            return
         task = asyncio.create_task(self._start_tls(transport))
         self._handshakes.add(task)
         task.add_done_callback(self._handshakes.discard)
@@ -121,6 +127,7 @@ class StreamServer:
         assert self._tls is not None
         loop = asyncio.get_running_loop()
         protocol = self._protocol()
+        encrypted = None
         try:
             encrypted = await loop.start_tls(
                 transport,
@@ -132,11 +139,10 @@ class StreamServer:
             )
         except (OSError, ssl.SSLError) as error:
             _log.debug("a client's TLS handshake failed: %s", error)
-            encrypted = None
-        if encrypted is None:
-            self._open.discard(protocol)
-            transport.abort()
-        else:
+        finally:
+            if encrypted is None:
+                transport.abort()
+        if encrypted is not None:
             protocol.connection_made(encrypted)
 
     def _accept(self, stream: Stream, headers: dict[str, str]) -> None:
