@@ -157,7 +157,11 @@ class Opener:
             raise
         if other is None:
             return stream
-        await stream.close()
+        try:
+            await stream.close()
+        except BaseException:
+            await other.close()
+            raise
         return other
 
     async def _accept(
@@ -178,7 +182,7 @@ class Opener:
         stream = ClientStream(protocol, [*request, (TOKEN, token)], on_message, on_writable)
         has_begun = False
         try:
-            has_begun = await stream.begun(BEGIN_SECONDS) is not None
+            has_begun = statuses.is_answer(await stream.begun(BEGIN_SECONDS) or {})
         finally:
             if not has_begun:
                 self._avoid(where)
@@ -225,7 +229,8 @@ class Opener:
                 return opened.pop()
         except TimeoutError:
             why = f"no answer within {timeout:.1f} s"
-        except (OSError, ssl.CertificateError) as error:
+        except (OSError, UnicodeError) as error:
+            # The latter where the host is no name at all.
             why = _told(error)
         finally:
             for one in opened:
