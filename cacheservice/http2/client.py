@@ -89,8 +89,14 @@ class ClientStream:
         await asyncio.shield(self._protocol.closed)
 
     def headers_received(self, headers: dict[str, str]) -> None:
-        if not self._headers.done():
+        if self._headers.done() or headers.get(":status", "").startswith("1"):
+            return
+        if statuses.is_answer(headers):
             self._headers.set_result(headers)
+        else:
+            # Something else is at that port, and what follows is no message.
+            self._finish(statuses.status_of(End(headers)))
+            self.cancel()
 
     def message_received(self, message: bytes) -> None:
         self._on_message(message)
@@ -182,7 +188,7 @@ class Opener:
         stream = ClientStream(protocol, [*request, (TOKEN, token)], on_message, on_writable)
         has_begun = False
         try:
-            has_begun = statuses.is_answer(await stream.begun(BEGIN_SECONDS) or {})
+            has_begun = await stream.begun(BEGIN_SECONDS) is not None
         finally:
             if not has_begun:
                 self._avoid(where)

@@ -130,6 +130,7 @@ class DirectStream:
     def _end(self, status: CallStatus) -> None:
         if self._is_open:
             self._is_open = False
+            self._is_last = True
             self._requests.clear()
             self._call.finish(status)
             self._on_end(self)

@@ -161,8 +161,10 @@ async def goes_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 
 async def knows_no_grpc(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     headers = Encoder().encode([(":status", "404"), ("content-type", "text/html")])
-    await reader.readuntil(b"PRI")
-    writer.write(frames.settings({}) + frame(Kind.HEADERS, Flag.END_HEADERS, 1, headers))
+    writer.write(frames.settings({}))
+    await reader.readuntil(frame(Kind.SETTINGS, Flag.ACK, 0))
+    await reader.read(1_000)
+    writer.write(frame(Kind.HEADERS, Flag.END_HEADERS, 1, headers))
     writer.write(frame(Kind.DATA, Flag.END_STREAM, 1, b"\0\0\0\0\1x"))
     await says_nothing(reader, writer)
 
@@ -306,7 +308,8 @@ async def test_a_call_ends_where_it_cannot_go_on(
 ) -> None:
     """Instead of being waited for for ever."""
     stream, _ = await opened(f"127.0.0.1:{await start(answer)}", opener)
-    with pytest.raises(StreamFailed):
+    why = {breaks_off: "PUSH_PROMISE", goes_away: "about to stop", knows_no_grpc: "HTTP status 404"}
+    with pytest.raises(StreamFailed, match=why[answer]):
         async with asyncio.timeout(20):
             await stream.finished()
     await stream.close()
