@@ -308,7 +308,11 @@ async def test_a_call_ends_where_it_cannot_go_on(
 ) -> None:
     """Instead of being waited for for ever."""
     stream, _ = await opened(f"127.0.0.1:{await start(answer)}", opener)
-    why = {breaks_off: "PUSH_PROMISE", goes_away: "about to stop", knows_no_grpc: "HTTP status 404"}
+    why: dict[Answer, str] = {
+        breaks_off: "PUSH_PROMISE",
+        goes_away: "about to stop",
+        knows_no_grpc: "HTTP status 404",
+    }
     with pytest.raises(StreamFailed, match=why[answer]):
         async with asyncio.timeout(20):
             await stream.finished()
