@@ -50,8 +50,6 @@ class Http2Protocol(asyncio.Protocol):
         self._is_asking = False
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
-        self._early = b""
-        self._is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -60,11 +58,6 @@ class Http2Protocol(asyncio.Protocol):
         self.connection.begin()
         self._timer = self._loop.call_later(KEEPALIVE_SECONDS, self._look)
         self._on_open(self)
-        if self._is_lost:
-            self.connection_lost(None)
-        elif self._early:
-            early, self._early = self._early, b""
-            self.data_received(early)
 
     @property
     def peer_host(self) -> str:
@@ -73,10 +66,6 @@ class Http2Protocol(asyncio.Protocol):
         return str(peer[0]) if isinstance(peer, tuple) else ""
 
     def data_received(self, data: bytes) -> None:
-        if self._transport is None:
-            # With TLS, what came along with the end of the handshake.
-            self._early += data
-            return
         self._heard = True
         try:
             self.connection.receive(data)
@@ -102,10 +91,6 @@ class Http2Protocol(asyncio.Protocol):
             self._why = str(error) or type(error).__name__
         if self._timer is not None:
             self._timer.cancel()
-        if self._transport is None:
-            # With TLS, before anybody was told of the end of the handshake.
-            self._is_lost = True
-            return
         if not self.ready.done():
             self.ready.set_exception(ConnectionError(self._why))
             self.ready.exception()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from hpack import Decoder, Encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,6 @@ from cacheservice.certificates import Certificates, Tls
 from cacheservice.http2 import frames, protocol, server
 from cacheservice.http2.alternative import TOKEN as TOKEN_HEADER
 from cacheservice.http2.frames import PREFACE, Flag, Kind, frame
-from cacheservice.http2.protocol import Http2Protocol
 from cacheservice.http2.statuses import request
 from tests.certificates import Authority
 from tests.http2.echo import METHOD, TOKEN, Echoes, until
@@ -302,22 +303,26 @@ async def test_who_hangs_up_amid_the_handshake_leaves_nothing(encrypted: Any, tl
     await until(lambda: not made._handshakes and not made._open)
 
 
-async def test_a_connection_that_is_lost_before_it_was_made_is_not_kept() -> None:
-    """As can happen between the end of a handshake and its telling."""
-    opened: list[Http2Protocol] = []
-    closed: list[Http2Protocol] = []
-    made = Http2Protocol(1_000, on_open=opened.append, on_close=closed.append)
-    made.data_received(frames.settings({}))
-    made.connection_lost(None)
-    ours, theirs = socket.socketpair()
-    reader, writer = await asyncio.open_connection(sock=ours)
-    made.connection_made(writer.transport)
-    assert opened == closed == [made]
-    assert made.closed.done()
-    writer.close()
-    theirs.close()
-    await writer.wait_closed()
-    assert reader.at_eof()
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_over_tls_with_either_event_loop(tls: Tls, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    async def call() -> None:
+        certificates = Certificates(tls)
+        made = Echoes(lambda: certificates.server_context(ask_clients=True))
+        port = await made.start("127.0.0.1", 0)
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", port, ssl=certificates.client_context(), server_hostname="127.0.0.1"
+            )
+            client = Client(reader, writer)
+            client.send(HELLO)
+            client.call()
+            assert await client.echoes()
+            writer.close()
+            await writer.wait_closed()
+        await until(lambda: not made._open)
+        await made.close()
+
+    run(asyncio.wait_for(call(), 20))
 
 
 async def test_a_port_that_is_taken(port: int) -> None:
