@@ -114,9 +114,10 @@ class StreamServer:
         )
 
     def _opened(self, protocol: Http2Protocol) -> None:
-        self._open.add(protocol)
         if self._is_going_away:
-            protocol.close()
+            protocol.abort()
+        else:
+            self._open.add(protocol)
 
     async def _listen(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
