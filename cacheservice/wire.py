@@ -6,17 +6,21 @@ Also what both sides need to know of a connection before a call: whether there i
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final
 
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from cacheservice import errors
 from cacheservice.errors import CacheServiceError
 from cacheservice.handshake import explained
+
+_log = logging.getLogger(__name__)
 
 DOMAIN: Final = "cacheservice"
 STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
@@ -79,7 +83,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> CacheServiceError:
 def from_call(code: int, message: str, details: bytes) -> CacheServiceError:
     """The same of what a call's last headers tell: `details` is a serialised google.rpc.Status, or empty."""
     if details:
-        return from_status(Status.FromString(details))
+        try:
+            return from_status(Status.FromString(details))
+        except DecodeError:
+            _log.debug("a status whose details cannot be read: %r", details)
     if code == grpc.StatusCode.CANCELLED.value[0]:
         # Not by this side, which knows that it did so: the server stopped before it took the call.
         return errors.Unavailable(message or "the server cancelled the call")

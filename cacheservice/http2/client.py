@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import ssl
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from cacheservice.http2.alternative import TOKEN, offered
 from cacheservice.http2.protocol import Http2Protocol
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import End, Headers
+
+_log = logging.getLogger(__name__)
 
 ALTERNATIVE_SECONDS = 0.3
 """For a connection to what the server offers; where that is out of reach, packets may just vanish."""
@@ -89,8 +92,14 @@ class ClientStream:
         await asyncio.shield(self._protocol.closed)
 
     def headers_received(self, headers: dict[str, str]) -> None:
-        if not self._headers.done():
+        if self._headers.done() or headers.get(":status", "").startswith("1"):
+            return
+        if statuses.is_answer(headers):
             self._headers.set_result(headers)
+        else:
+            # Something else is at that port, and what follows is no message.
+            self._finish(statuses.status_of(End(headers)))
+            self.cancel()
 
     def message_received(self, message: bytes) -> None:
         self._on_message(message)
@@ -157,7 +166,11 @@ class Opener:
             raise
         if other is None:
             return stream
-        await stream.close()
+        try:
+            await stream.close()
+        except BaseException:
+            await other.close()
+            raise
         return other
 
     async def _accept(
@@ -197,6 +210,9 @@ class Opener:
         return where, alternative.token
 
     def _avoid(self, where: tuple[str, int]) -> None:
+        _log.info(
+            "streams stay where they are: port %d at %s cannot be reached, or is another one's", *where[::-1]
+        )
         now = asyncio.get_running_loop().time()
         self._avoided = {other: until for other, until in self._avoided.items() if until > now}
         self._avoided[where] = now + AVOID_SECONDS
@@ -209,7 +225,7 @@ class Opener:
         opened: list[Http2Protocol] = []
 
         def protocol() -> Http2Protocol:
-            opened.append(Http2Protocol(self._max_message_bytes, is_tls=tls is not None))
+            opened.append(Http2Protocol(self._max_message_bytes))
             return opened[-1]
 
         server_hostname = None if tls is None else name
@@ -225,7 +241,8 @@ class Opener:
                 return opened.pop()
         except TimeoutError:
             why = f"no answer within {timeout:.1f} s"
-        except (OSError, ssl.CertificateError) as error:
+        except (OSError, UnicodeError) as error:
+            # The latter where the host is no name at all.
             why = _told(error)
         finally:
             for one in opened:

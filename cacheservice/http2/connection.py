@@ -7,8 +7,9 @@ from collections.abc import Callable
 from hpack import Decoder, Encoder
 from hpack.exceptions import HPACKError
 
-from cacheservice.http2 import frames
+from cacheservice.http2 import frames, statuses
 from cacheservice.http2.frames import ErrorCode, Flag, Kind, ProtocolError, Setting, parse_header
+from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import WINDOW_BYTES, End, Headers, Receiver, Stream, TooLarge
 
 WINDOW_OF_ALL_BYTES = 4 * WINDOW_BYTES
@@ -21,7 +22,9 @@ MAX_IDLE_FRAMES = 10_000
 (CVE-2019-9512, CVE-2023-44487)."""
 
 _LARGE_BYTES = 4_096
-"""From which on it costs less to refer to a part of what came in than to copy it."""
+_LARGE_PART = 16
+"""From so many bytes on it costs less to refer to a part of what came in than to copy it; but that keeps all
+of it in memory, of which it should be a sixteenth at least."""
 
 Write = Callable[[bytes], object]
 WriteMany = Callable[[list[bytes | memoryview]], object]
@@ -48,6 +51,7 @@ class Connection:
         """Whether the other side has said what holds for it, and so surely speaks HTTP/2."""
         self.is_going_away = False
         """Whether either side wants no more streams."""
+        self._why = "the node is about to stop"
         self._accept = accept
         self._max_message_bytes = max_message_bytes
         self._buffer = b""
@@ -58,6 +62,8 @@ class Connection:
         self._first_window = frames.FIRST_WINDOW
         self._received = 0
         self._idle_frames = 0
+        self._unread_frames = 0
+        """Idle ones whose answers the socket does not take: with them it is not time that forgives."""
         self._headers = b""
         self._continued: tuple[int, int] | None = None
         """Stream and flags of the headers of which more is to come."""
@@ -83,10 +89,14 @@ class Connection:
         self.write(preface + frames.settings(values) + frames.window_update(0, more))
 
     def open(self, headers: Headers, receiver: Receiver) -> Stream:
-        """A client's new stream."""
+        """A client's new stream; it has ended already when the other side serves no more of them."""
         self._last_ours += 2
         stream = self._new_stream(self._last_ours)
         stream.receiver = receiver
+        if self.is_going_away:
+            self.forget(stream)
+            stream._end(End({}, self._why, was_refused=True))
+            return stream
         self.write(self._header_frame(stream.id, headers, Flag.END_HEADERS))
         return stream
 
@@ -122,6 +132,8 @@ class Connection:
 
     def lost(self, why: str) -> None:
         """The connection is closed: so are all streams."""
+        self.is_going_away = True
+        self._why = why
         streams = list(self._streams.values())
         self._streams.clear()
         for stream in streams:
@@ -131,6 +143,7 @@ class Connection:
         """The socket takes nothing any longer, or again."""
         self.is_paused = is_paused
         if not is_paused:
+            self._unread_frames = 0
             self.pump()
             self._tell_writable()
 
@@ -153,6 +166,8 @@ class Connection:
         cut = stream._cut(self.send_window)
         if cut and stream.id in self._streams:
             self.send_window -= len(cut[1])
+            # To the end, so that the others come first when the window is open again.
+            self._streams[stream.id] = self._streams.pop(stream.id)
         parts += cut
         return bool(cut)
 
@@ -188,7 +203,8 @@ class Connection:
             if end > len(data):
                 break
             position = end
-            payload = data[start:end] if length < _LARGE_BYTES else memoryview(data)[start:end]
+            is_most = length >= _LARGE_BYTES and _LARGE_PART * length >= len(data)
+            payload = memoryview(data)[start:end] if is_most else data[start:end]
             if kind == Kind.DATA and self.is_ready and self._continued is None:
                 self._data(flags, stream & frames.MAX_WINDOW, payload)
             else:
@@ -200,8 +216,6 @@ class Connection:
         if flags & Flag.PADDED:
             payload = frames.unpadded(Kind.DATA, flags, bytes(payload))
         self._received += length
-        if self._received > WINDOW_OF_ALL_BYTES:
-            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
         if self._received >= WINDOW_OF_ALL_BYTES // 4:
             self.write(frames.window_update(0, self._received))
             self._received = 0
@@ -210,12 +224,14 @@ class Connection:
             self._check_was_open(number)
             self._count_idle()
             return
-        self._idle_frames = 0
+        if payload:
+            self._idle_frames = 0
+        else:
+            self._count_idle()
         try:
             stream._receive(payload, length)
         except TooLarge as error:
-            self.forget(stream, ErrorCode.CANCEL)
-            stream._end(End({}, str(error)))
+            self._refuse(stream, str(error))
         if flags & Flag.END_STREAM:
             self._theirs_ended(stream, {})
 
@@ -297,6 +313,14 @@ class Connection:
         self._streams.pop(stream.id, None)
         stream._end(End(headers))
 
+    def _refuse(self, stream: Stream, why: str) -> None:
+        """Ends a stream whose message is too long; a client is told so by the status of its call."""
+        stream._end(End({}, why))
+        if self._accept is None:
+            self.forget(stream, ErrorCode.CANCEL)
+        else:
+            stream.finish(statuses.trailers(CallStatus(statuses.RESOURCE_EXHAUSTED, why)))
+
     def _settings(self, flags: int, payload: bytes) -> None:
         if flags & Flag.ACK:
             return
@@ -371,7 +395,9 @@ class Connection:
 
     def _count_idle(self) -> None:
         self._idle_frames += 1
-        if self._idle_frames > MAX_IDLE_FRAMES:
+        if self.is_paused:
+            self._unread_frames += 1
+        if max(self._idle_frames, self._unread_frames) > MAX_IDLE_FRAMES:
             raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames without a message")
 
 

@@ -17,6 +17,8 @@ KEEPALIVE_SECONDS = 10.0
 PING_TIMEOUT_SECONDS = 5.0
 """And after so long without an answer the connection is given up."""
 
+CLOSE_SECONDS = 1.0
+"""For what was sent to leave before the socket is closed regardless."""
 WRITE_BUFFER_BYTES = 1024 * 1024
 """That the socket may be behind before its streams are blocked."""
 
@@ -31,24 +33,23 @@ class Http2Protocol(asyncio.Protocol):
         max_message_bytes: int,
         accept: Accept | None = None,
         *,
-        is_tls: bool = False,
+        on_open: Callable[[Http2Protocol], None] = lambda _: None,
         on_close: Callable[[Http2Protocol], None] = lambda _: None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
         """Done when the other side surely speaks HTTP/2; ConnectionError when the connection ends before."""
         self.closed: asyncio.Future[None] = loop.create_future()
-        self.is_tls = is_tls
         self._loop = loop
         self._max_message_bytes = max_message_bytes
         self._accept = accept
+        self._on_open = on_open
         self._on_close = on_close
         self._why = "the connection was closed"
         self._heard = False
         self._is_asking = False
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
-        self._early = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -57,9 +58,7 @@ class Http2Protocol(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self.connection.begin()
         self._timer = self._loop.call_later(KEEPALIVE_SECONDS, self._look)
-        if self._early:
-            early, self._early = self._early, b""
-            self.data_received(early)
+        self._on_open(self)
 
     @property
     def peer_host(self) -> str:
@@ -68,10 +67,6 @@ class Http2Protocol(asyncio.Protocol):
         return str(peer[0]) if isinstance(peer, tuple) else ""
 
     def data_received(self, data: bytes) -> None:
-        if self._transport is None:
-            # With TLS, what came along with the end of the handshake.
-            self._early += data
-            return
         self._heard = True
         try:
             self.connection.receive(data)
@@ -97,8 +92,6 @@ class Http2Protocol(asyncio.Protocol):
             self._why = str(error) or type(error).__name__
         if self._timer is not None:
             self._timer.cancel()
-        if self._transport is None:
-            return
         if not self.ready.done():
             self.ready.set_exception(ConnectionError(self._why))
             self.ready.exception()
@@ -108,10 +101,12 @@ class Http2Protocol(asyncio.Protocol):
             self.closed.set_result(None)
 
     def close(self, why: str = "the connection was closed") -> None:
-        """Closes the socket when what was sent has left."""
+        """Closes the socket when what was sent has left, or does not leave for CLOSE_SECONDS."""
         self._why = why
-        if self._transport is not None:
+        if self._transport is not None and self._timer is not None:
             self._transport.close()
+            self._timer.cancel()
+            self._timer = self._loop.call_later(CLOSE_SECONDS, self.abort)
 
     def abort(self) -> None:
         """Closes the socket at once."""
@@ -120,6 +115,7 @@ class Http2Protocol(asyncio.Protocol):
 
     def _give_up(self, why: str) -> None:
         _log.debug("closing a connection: %s", why)
+        self.connection.lost(why)
         self.close(why)
 
     def _look(self) -> None:

@@ -8,19 +8,19 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
-from typing import cast
+from typing import Any
 
 from cacheservice.http2 import statuses
 from cacheservice.http2.alternative import TOKEN
-from cacheservice.http2.protocol import Http2Protocol
+from cacheservice.http2.protocol import CLOSE_SECONDS, Http2Protocol
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import End, Receiver, Stream
 
 _log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
-CLOSE_SECONDS = 1.0
 BACKLOG = 1_024
+ACCEPT_PAUSE_SECONDS = 1.0
 
 Handler = Callable[["Call"], Receiver]
 """Is given a call that has begun, and gives who receives its messages."""
@@ -34,11 +34,7 @@ class Call:
         self.send = stream.send
         self.pause = stream.pause
         self.resume = stream.resume
-
-    @property
-    def unsent_bytes(self) -> int:
-        """See `Stream.unsent_bytes`."""
-        return self._stream.unsent_bytes
+        self.is_behind = stream.is_behind
 
     def finish(self, status: CallStatus) -> None:
         """Ends the call when what was sent has left."""
@@ -78,70 +74,79 @@ class StreamServer:
         self._tls = tls
         self._open: set[Http2Protocol] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._is_going_away = False
 
     async def start(self, host: str, port: int) -> int:
         """Listens; the port, which is any free one for 0. OSError when it cannot."""
-        loop = asyncio.get_running_loop()
-        accept = self._protocol if self._tls is None else lambda: _Handshake(self._shake_hands)
-        self._server = await loop.create_server(accept, sock=_listening(host, port))
-        return int(self._server.sockets[0].getsockname()[1])
+        listening = _listening(host, port)
+        self._listener = asyncio.create_task(self._listen(listening))
+        self._listener.add_done_callback(lambda _: listening.close())
+        return int(listening.getsockname()[1])
 
     def go_away(self) -> None:
         """Accepts nothing more; what is open goes on."""
-        if self._server is not None:
-            self._server.close()
+        self._is_going_away = True
+        if self._listener is not None:
+            self._listener.cancel()
         for protocol in self._open:
             protocol.connection.go_away()
 
     async def close(self) -> None:
-        """Closes all connections."""
+        """Closes all connections; takes no longer than CLOSE_SECONDS."""
         self.go_away()
         for task in self._handshakes:
             task.cancel()
         protocols = list(self._open)
         for protocol in protocols:
             protocol.close()
-        if protocols:
-            await asyncio.wait([protocol.closed for protocol in protocols], timeout=CLOSE_SECONDS)
-        for protocol in self._open:
-            protocol.abort()
-        await asyncio.gather(*self._handshakes, return_exceptions=True)
+        ending = [*(protocol.closed for protocol in protocols), *self._handshakes]
+        if self._listener is not None:
+            ending.append(self._listener)
+        await asyncio.gather(*ending, return_exceptions=True)
 
     def _protocol(self) -> Http2Protocol:
-        is_tls = self._tls is not None
-        protocol = Http2Protocol(
-            self._max_message_bytes, self._accept, is_tls=is_tls, on_close=self._open.discard
+        return Http2Protocol(
+            self._max_message_bytes,
+            self._accept,
+            on_open=self._opened,
+            on_close=self._open.discard,
         )
-        self._open.add(protocol)
-        return protocol
 
-    def _shake_hands(self, transport: asyncio.Transport) -> None:
-        task = asyncio.create_task(self._start_tls(transport))
-        self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
-
-    async def _start_tls(self, transport: asyncio.Transport) -> None:
-        assert self._tls is not None
-        loop = asyncio.get_running_loop()
-        protocol = self._protocol()
-        try:
-            encrypted = await loop.start_tls(
-                transport,
-                protocol,
-                self._tls(),
-                server_side=True,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=CLOSE_SECONDS,
-            )
-        except (OSError, ssl.SSLError) as error:
-            _log.debug("a client's TLS handshake failed: %s", error)
-            encrypted = None
-        if encrypted is None:
-            self._open.discard(protocol)
-            transport.abort()
+    def _opened(self, protocol: Http2Protocol) -> None:
+        if self._is_going_away:
+            protocol.abort()
         else:
-            protocol.connection_made(encrypted)
+            self._open.add(protocol)
+
+    async def _listen(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(listening)
+            except OSError as error:
+                # As when too many files are open.
+                _log.warning("cannot accept a connection: %s", error)
+                await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
+                continue
+            task = asyncio.create_task(self._shake_hands(accepted))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    async def _shake_hands(self, accepted: socket.socket) -> None:
+        """Over TLS, with the certificates of now."""
+        loop = asyncio.get_running_loop()
+        options: dict[str, Any] = {}
+        if self._tls is not None:
+            options = {
+                "ssl": self._tls(),
+                "ssl_handshake_timeout": HANDSHAKE_SECONDS,
+                "ssl_shutdown_timeout": CLOSE_SECONDS,
+            }
+        try:
+            await loop.connect_accepted_socket(self._protocol, accepted, **options)
+        except OSError as error:
+            _log.debug("a client's handshake failed: %s", error)
 
     def _accept(self, stream: Stream, headers: dict[str, str]) -> None:
         handler = self._handlers.get(headers.get(":path", ""))
@@ -163,16 +168,6 @@ def _listening(host: str, port: int) -> socket.socket:
     """A socket for the address; where it is that of all of IPv6, for IPv4 too, as with grpcio."""
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     is_all = family == socket.AF_INET6 and ip_address(address[0]).is_unspecified
-    return socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=is_all)
-
-
-class _Handshake(asyncio.Protocol):
-    """Holds a connection's bytes back until TLS takes them."""
-
-    def __init__(self, start: Callable[[asyncio.Transport], None]) -> None:
-        self._start = start
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        connected = cast("asyncio.Transport", transport)
-        connected.pause_reading()
-        self._start(connected)
+    made = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=is_all)
+    made.setblocking(False)
+    return made

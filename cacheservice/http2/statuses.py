@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -11,6 +10,7 @@ from cacheservice.http2.stream import End, Headers
 
 OK = 0
 UNKNOWN = 2
+RESOURCE_EXHAUSTED = 8
 UNIMPLEMENTED = 12
 INTERNAL = 13
 UNAVAILABLE = 14
@@ -45,6 +45,11 @@ def is_call(headers: dict[str, str]) -> bool:
     return headers.get(":method") == "POST" and headers.get("content-type", "").startswith(_CONTENT_TYPE)
 
 
+def is_answer(headers: dict[str, str]) -> bool:
+    """Whether the headers are the first ones of a gRPC call's answer."""
+    return headers.get(":status") == "200" and headers.get("content-type", "").startswith(_CONTENT_TYPE)
+
+
 def response() -> Headers:
     """The first headers of an answer."""
     return [(":status", "200"), ("content-type", _CONTENT_TYPE)]
@@ -69,7 +74,7 @@ def status_of(end: End) -> CallStatus:
         return CallStatus(UNAVAILABLE, why)
     code = headers["grpc-status"]
     return CallStatus(
-        int(code) if code.isascii() and code.isdigit() else UNKNOWN,
+        int(code) if code.isascii() and code.isdigit() and len(code) <= 2 else UNKNOWN,
         unquote(headers.get("grpc-message", "")),
         _decoded(headers.get(_DETAILS, "")),
     )
@@ -80,5 +85,5 @@ def _decoded(text: str) -> bytes:
     first = text.partition(",")[0]
     try:
         return b64decode(first + "=" * (-len(first) % 4))
-    except Base64Error:
+    except ValueError:
         return b""

@@ -24,6 +24,8 @@ WINDOW_BYTES = 4 * 1024 * 1024
 """That the other side may send on a stream before it is told that what came was taken."""
 ACKNOWLEDGED_BYTES = WINDOW_BYTES // 4
 """Taken before the other side is told so."""
+MAX_PARTS = 1_024
+"""Of a message that has not arrived as a whole, unless they are larger than this many bytes on average."""
 MESSAGE_HEADER_BYTES = 5
 """Of a gRPC message: whether it is compressed, and its length."""
 
@@ -109,10 +111,9 @@ class Stream:
     def connection(self) -> Connection:
         return self._connection
 
-    @property
-    def unsent_bytes(self) -> int:
-        """Of what was sent and waits for the other side's windows; or 1 when the socket takes nothing."""
-        return sum(map(len, self._unsent)) or int(self._connection.is_paused)
+    def is_behind(self, most: int) -> bool:
+        """Whether more than so many bytes wait for the other side's windows, or the socket takes nothing."""
+        return self._connection.is_paused or (bool(self._unsent) and sum(map(len, self._unsent)) > most)
 
     @property
     def is_blocked(self) -> bool:
@@ -190,6 +191,9 @@ class Stream:
         self._have += len(content)
         if self._have >= self._need:
             self._deliver()
+        elif len(self._parts) > MAX_PARTS and self._have < len(self._parts) * MAX_PARTS:
+            # Of small parts, each takes more memory than what is in it.
+            self._parts = [b"".join(self._parts)]
         if self._taken >= ACKNOWLEDGED_BYTES and not self.is_paused:
             self._acknowledge()
 

@@ -226,6 +226,8 @@ class NodeServer:
         port = self.port = _bound(self._server, listen, credentials)
         if settings.health_listen is not None:
             self.health_port = _bound(self._health_server, settings.health_listen)
+        if settings.stream_port:
+            _check_free(join_address(split_address(listen)[0], settings.stream_port))
         if settings.advertise is not None:
             return settings.advertise
         host, _ = split_address(listen)
@@ -430,9 +432,7 @@ def _policy(settings: NamespaceSettings, replication: Replication) -> NamespaceP
 
 def _bound(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None = None) -> int:
     """The port, with TLS if there are credentials. OSError when the address cannot be bound."""
-    problem = _bind_problem(listen)
-    if problem:
-        raise OSError(f"cannot listen on {listen}: {problem}")
+    _check_free(listen)
     try:
         if credentials is None:
             return server.add_insecure_port(listen)
@@ -441,16 +441,14 @@ def _bound(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredent
         raise OSError(f"cannot listen on {listen}: {error}") from None
 
 
-def _bind_problem(listen: str) -> str:
-    """What keeps this process from binding to the address, in the system's words: gRPC only logs them."""
+def _check_free(listen: str) -> None:
+    """OSError, in the system's words, when this process cannot bind to the address: gRPC only logs them."""
     host, port = split_address(listen)
     try:
         family, kind, _, _, to = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(to)
-    except UnicodeError as error:
-        return str(error)
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
+    except (OSError, UnicodeError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+        raise OSError(f"cannot listen on {listen}: {problem}") from None

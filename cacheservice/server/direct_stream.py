@@ -93,7 +93,7 @@ class DirectStream:
         call = self._call
         try:
             while self._requests:
-                if len(self._at_work) >= MAX_AT_WORK or call.unsent_bytes > MAX_UNSENT_BYTES:
+                if len(self._at_work) >= MAX_AT_WORK or call.is_behind(MAX_UNSENT_BYTES):
                     call.pause()
                     return
                 work = self._begin(self._requests.popleft())
@@ -130,6 +130,7 @@ class DirectStream:
     def _end(self, status: CallStatus) -> None:
         if self._is_open:
             self._is_open = False
+            self._is_last = True
             self._requests.clear()
             self._call.finish(status)
             self._on_end(self)
