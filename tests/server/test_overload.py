@@ -12,7 +12,7 @@ import pytest
 
 from cacheservice.config import Settings
 from cacheservice.errors import NotReady, Overloaded
-from cacheservice.node.operations import Answer, GetOutcome, GetResult, Operation
+from cacheservice.node.operations import Answer, Get, GetOutcome, GetResult, Operation
 from cacheservice.server.cache_service import CacheServicer
 from cacheservice.server.guard import OVERLOAD_RETRY_MS, Admission
 from cacheservice.v1 import cache_pb2 as pb
@@ -28,6 +28,9 @@ class SlowNode:
     def __init__(self) -> None:
         self.started = asyncio.Semaphore(0)
         self.let_go = asyncio.Event()
+
+    def read_own(self, _: Get) -> None:
+        """Nothing is its own, and so at once to be had."""
 
     async def execute(self, operations: Sequence[Operation], *, timeout_ms: int) -> list[Answer]:
         self.started.release()
