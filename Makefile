@@ -46,6 +46,8 @@ bench-store: .venv/dev ## Measure the store beside its peers (an hour; needs red
 bench-peers: .venv/dev ## Measure client and nodes beside Redis and others (half an hour; needs redis-server, memcached, nutcracker)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
 	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.tail
+	$(BIN)/python -m benchmarks.workers
 
 bench-unary: .venv/dev ## Measure a unary Get beside an empty method (a minute; builds ghz, with Go)
 	GOBIN="$(CURDIR)/.tools" go install github.com/bojand/ghz/cmd/ghz@v0.121.0

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import grpc
 
 from cacheservice.certificates import Certificates, Pems
+from cacheservice.http2.client import Opener
 from cacheservice.wire import connects
 
 CLOSE_GRACE_SECONDS = 2.0
@@ -30,6 +31,13 @@ def open_channel(
     credentials = grpc.ssl_channel_credentials(pems.ca, pems.key, pems.cert)
     override = [("grpc.ssl_target_name_override", server_name)] if server_name else []
     return grpc.aio.secure_channel(address, credentials, options=[*options, *override])
+
+
+def stream_opener(max_message_bytes: int, certificates: Certificates | None) -> Opener:
+    """What opens streams, over TLS if there are certificates, with those of then."""
+    if certificates is None:
+        return Opener(max_message_bytes)
+    return Opener(max_message_bytes, certificates.client_context, certificates.server_name)
 
 
 def server_credentials(certificates: Certificates, *, ask_clients: bool) -> grpc.ServerCredentials:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import grpc
 
 from cacheservice.certificates import Certificates
-from cacheservice.connection import Connection
+from cacheservice.connection import Connection, stream_opener
 from cacheservice.errors import Unavailable
 from cacheservice.handshake import explained
-from cacheservice.http2.client import ClientStream, ConnectFailed, Opener
+from cacheservice.http2.client import ClientStream, ConnectFailed
 from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.cluster_pb2 import DescribeRequest
@@ -59,11 +59,7 @@ class NodeStubs:
 
     def __init__(self, address: str, certificates: Certificates | None = None) -> None:
         self._address = address
-        self._opener = (
-            Opener(MAX_MESSAGE_BYTES)
-            if certificates is None
-            else Opener(MAX_MESSAGE_BYTES, certificates.client_context, certificates.server_name)
-        )
+        self._opener = stream_opener(MAX_MESSAGE_BYTES, certificates)
         self._connection = Connection(address, _OPTIONS, certificates, _stubs)
         self.trouble = ""
         """Why there was no connection when one was last asked for, as far as gRPC tells."""

@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from cacheservice.certificates import Certificates
-from cacheservice.connection import CLOSE_GRACE_SECONDS, Connection, open_channel
-from cacheservice.http2.client import ClientStream, Opener
+from cacheservice.connection import CLOSE_GRACE_SECONDS, Connection, open_channel, stream_opener
+from cacheservice.http2.client import ClientStream
 from cacheservice.server.peer_stream import PeerStream
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.peer_pb2_grpc import PeerServiceStub
@@ -62,11 +62,7 @@ class PeerChannels:
     """Channels by address, opened at first use; `retain` closes those that nobody needs any longer."""
 
     def __init__(self, max_message_bytes: int, certificates: Certificates | None = None) -> None:
-        self._opener = (
-            Opener(max_message_bytes)
-            if certificates is None
-            else Opener(max_message_bytes, certificates.client_context, certificates.server_name)
-        )
+        self._opener = stream_opener(max_message_bytes, certificates)
         self._options = channel_options(max_message_bytes)
         self._certificates = certificates
         self._open: dict[str, Connection[PeerStubs]] = {}

@@ -44,7 +44,7 @@ REMOVALS_AT_A_TIME = 500
 ROOM_BYTES = 1_024
 """More than an entry without value costs."""
 RETRY_MS = 100
-EXPIRED_AT_A_TIME = 500
+EXPIRED_AT_A_TIME = 100
 
 
 @dataclass(slots=True)
