@@ -26,7 +26,6 @@ class _Miniature:
         self.max_bytes = max_bytes
         self.hits = 0
         self.entries = make_policy()
-        self._make_policy = make_policy
         self._bytes = 0
 
     def get(self, key: str, dead: bytes) -> bool:
