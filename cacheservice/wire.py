@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 
 DOMAIN: Final = "cacheservice"
 STATUS_DETAILS_KEY: Final = "grpc-status-details-bin"
+EXCHANGE: Final = "/cacheservice.v1.CacheService/Exchange"
+PEER_EXCHANGE: Final = "/cacheservice.v1.PeerService/Exchange"
+"""The methods that are streams of batches, as a call names them."""
 RETRY_AFTER_KEY: Final = "retry_after_ms"
 
 _FAMILIES: Final[dict[type[CacheServiceError], grpc.StatusCode]] = {

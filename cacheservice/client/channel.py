@@ -18,7 +18,7 @@ from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.cluster_pb2 import DescribeRequest
 from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub
-from cacheservice.wire import from_rpc_error, was_cancelled_here
+from cacheservice.wire import EXCHANGE, from_rpc_error, was_cancelled_here
 
 if TYPE_CHECKING:
     from cacheservice.v1.admin_pb2_grpc import AdminServiceAsyncStub
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from cacheservice.v1.cluster_pb2_grpc import ClusterServiceAsyncStub
 
 MAX_MESSAGE_BYTES = 1024 * 1024 * 1024
-
-EXCHANGE = "/cacheservice.v1.CacheService/Exchange"
 
 _KEEPALIVE_MS = 10_000
 _PING_TIMEOUT_MS = 5_000

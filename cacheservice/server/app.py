@@ -31,13 +31,12 @@ from cacheservice.node.shard import Shard
 from cacheservice.node.view import ViewBuilder
 from cacheservice.server.admin_service import AdminServicer
 from cacheservice.server.cache_service import CacheServicer
-from cacheservice.server.channels import EXCHANGE as PEER_EXCHANGE
 from cacheservice.server.channels import PeerChannels, channel_options
 from cacheservice.server.cluster_scan import ClusterScan
 from cacheservice.server.cluster_service import ClusterServicer
 from cacheservice.server.decode import Bounds
 from cacheservice.server.drained import Drained
-from cacheservice.server.exchange import EXCHANGE, FRAMING, Exchange
+from cacheservice.server.exchange import FRAMING, Exchange
 from cacheservice.server.gossip import Gossip, RingSettings
 from cacheservice.server.guard import Admission, TolerantServer
 from cacheservice.server.memory import MemoryKeeper, resident_bytes, settle_allocator, settle_collector
@@ -53,6 +52,7 @@ from cacheservice.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from cacheservice.v1.cache_pb2_grpc import add_CacheServiceServicer_to_server
 from cacheservice.v1.cluster_pb2_grpc import add_ClusterServiceServicer_to_server
 from cacheservice.v1.peer_pb2_grpc import add_PeerServiceServicer_to_server
+from cacheservice.wire import EXCHANGE, PEER_EXCHANGE
 
 _log = logging.getLogger(__name__)
 

@@ -14,14 +14,13 @@ from cacheservice.http2.client import ClientStream
 from cacheservice.server.peer_stream import PeerStream
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.peer_pb2_grpc import PeerServiceStub
+from cacheservice.wire import PEER_EXCHANGE
 
 if TYPE_CHECKING:
     import grpc
 
     from cacheservice.v1.cache_pb2_grpc import CacheServiceAsyncStub
     from cacheservice.v1.peer_pb2_grpc import PeerServiceAsyncStub
-
-EXCHANGE = "/cacheservice.v1.PeerService/Exchange"
 
 _RECONNECT_MS = 100
 _MAX_RECONNECT_MS = 500
@@ -115,7 +114,7 @@ class PeerChannels:
     def _open_stream(
         self, address: str, on_message: Callable[[bytes], None], on_writable: Callable[[], None]
     ) -> Awaitable[ClientStream]:
-        return self._opener.open(address, EXCHANGE, on_message, on_writable, _CONNECT_TIMEOUT_MS / 1_000)
+        return self._opener.open(address, PEER_EXCHANGE, on_message, on_writable, _CONNECT_TIMEOUT_MS / 1_000)
 
     def _get(self, address: str) -> Connection[PeerStubs]:
         found = self._open.get(address)

@@ -22,7 +22,6 @@ from cacheservice.wire import to_status
 
 _log = logging.getLogger(__name__)
 
-EXCHANGE = "/cacheservice.v1.CacheService/Exchange"
 
 Result = TypeVar("Result", Reads, Writes, Removals)
 
