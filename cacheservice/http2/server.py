@@ -74,35 +74,39 @@ class StreamServer:
         self._tls = tls
         self._open: set[Http2Protocol] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
-        self._listener: asyncio.Task[None] | None = None
+        self._listening: socket.socket | None = None
+        self._pause: asyncio.TimerHandle | None = None
         self._is_going_away = False
 
     async def start(self, host: str, port: int) -> int:
         """Listens; the port, which is any free one for 0. OSError when it cannot."""
-        listening = _listening(host, port)
-        self._listener = asyncio.create_task(self._listen(listening))
-        self._listener.add_done_callback(lambda _: listening.close())
-        return int(listening.getsockname()[1])
+        self._listening = _listening(host, port)
+        self._listen()
+        return int(self._listening.getsockname()[1])
 
     def go_away(self) -> None:
         """Accepts nothing more; what is open goes on."""
         self._is_going_away = True
-        if self._listener is not None:
-            self._listener.cancel()
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._listening is not None:
+            asyncio.get_running_loop().remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
         for protocol in self._open:
             protocol.connection.go_away()
 
     async def close(self) -> None:
         """Closes all connections; takes no longer than CLOSE_SECONDS."""
         self.go_away()
+        # A handshake that is cancelled before it has begun would leave its socket open.
+        await asyncio.sleep(0)
         for task in self._handshakes:
             task.cancel()
         protocols = list(self._open)
         for protocol in protocols:
             protocol.close()
         ending = [*(protocol.closed for protocol in protocols), *self._handshakes]
-        if self._listener is not None:
-            ending.append(self._listener)
         await asyncio.gather(*ending, return_exceptions=True)
 
     def _protocol(self) -> Http2Protocol:
@@ -119,19 +123,26 @@ class StreamServer:
         else:
             self._open.add(protocol)
 
-    async def _listen(self, listening: socket.socket) -> None:
+    def _listen(self) -> None:
+        assert self._listening is not None
+        asyncio.get_running_loop().add_reader(self._listening, self._connection_waits, self._listening)
+
+    def _connection_waits(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                accepted, _ = await loop.sock_accept(listening)
-            except OSError as error:
-                # As when too many files are open.
-                _log.warning("cannot accept a connection: %s", error)
-                await asyncio.sleep(ACCEPT_PAUSE_SECONDS)
-                continue
-            task = asyncio.create_task(self._shake_hands(accepted))
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
+        try:
+            accepted, _ = listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # As when too many files are open.
+            _log.warning("cannot accept a connection: %s", error)
+            loop.remove_reader(listening)
+            self._pause = loop.call_later(ACCEPT_PAUSE_SECONDS, self._listen)
+            return
+        accepted.setblocking(False)
+        task = asyncio.create_task(self._shake_hands(accepted))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
 
     async def _shake_hands(self, accepted: socket.socket) -> None:
         """Over TLS, with the certificates of now."""

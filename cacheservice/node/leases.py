@@ -111,7 +111,7 @@ class Leases:
             if now < held.until:
                 return None
             self._end(key)
-            self._note_failure(key, "", 0, retry_ms)
+            self._note_failure(key, "", now, 0, retry_ms)
         failed = self._failed.get(key)
         if failed is not None and now < failed.retry_at:
             return Failure(failed.error, failed.retry_at - now)
@@ -143,7 +143,7 @@ class Leases:
         if not self.is_held_with(key, token):
             return False
         if error:
-            self._note_failure(key, error, FIRST_PAUSE_MS, retry_ms)
+            self._note_failure(key, error, self._clock.now_ms(), FIRST_PAUSE_MS, retry_ms)
         self._end(key)
         return True
 
@@ -165,11 +165,11 @@ class Leases:
         # 1 - random() is in (0, 1], as the logarithm wants it.
         return -load_ms * beta * math.log(1 - self._random.random()) >= ttl_ms
 
-    def _note_failure(self, key: str, error: str, first_pause_ms: int, retry_ms: int) -> None:
+    def _note_failure(self, key: str, error: str, now: int, first_pause_ms: int, retry_ms: int) -> None:
         before = self._failed.get(key)
         times = before.times + 1 if before else 1
         pause_ms = first_pause_ms if times == 1 else retry_ms
-        self._failed[key] = _Failed(error, times, self._clock.now_ms() + pause_ms)
+        self._failed[key] = _Failed(error, times, now + pause_ms)
         self.stats.failed += 1
 
     def _end(self, key: str) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import resource
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
@@ -323,6 +326,34 @@ def test_over_tls_with_either_event_loop(tls: Tls, run: Callable[[Coroutine[Any,
         await made.close()
 
     run(asyncio.wait_for(call(), 20))
+
+
+async def test_whoever_is_being_accepted_when_it_closes_is_closed() -> None:
+    for turns in range(6):
+        made = Echoes()
+        with socket.create_connection(("127.0.0.1", await made.start("127.0.0.1", 0))):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await made.close()
+    gc.collect()
+
+
+async def test_without_files_to_spare_it_accepts_later(
+    port: int, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "ACCEPT_PAUSE_SECONDS", 0.05)
+    waiting = stack.enter_context(socket.socket())
+    most, ever = resource.getrlimit(resource.RLIMIT_NOFILE)
+    stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (most, ever))
+    # A file's number is the lowest that is free.
+    with open(os.devnull) as lowest:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno(), ever))
+    waiting.connect(("127.0.0.1", port))
+    await until(lambda: "cannot accept a connection: [Errno 24]" in caplog.text)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, ever))
+    waiting.setblocking(False)
+    async with asyncio.timeout(20):
+        assert await asyncio.get_running_loop().sock_recv(waiting, 9)
 
 
 async def test_a_port_that_is_taken(port: int) -> None:
