@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import resource
 import socket
 import ssl
@@ -346,7 +345,7 @@ async def test_without_files_to_spare_it_accepts_later(
     most, ever = resource.getrlimit(resource.RLIMIT_NOFILE)
     stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (most, ever))
     # A file's number is the lowest that is free.
-    with open(os.devnull) as lowest:
+    with socket.socket() as lowest:
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno(), ever))
     waiting.connect(("127.0.0.1", port))
     await until(lambda: "cannot accept a connection: [Errno 24]" in caplog.text)
