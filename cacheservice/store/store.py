@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cacheservice.errors import EntryTooLarge, Overloaded, ResourceExhausted
 from cacheservice.store.adaptive import Adaptive
 from cacheservice.store.cost import cost_in_bytes
-from cacheservice.store.curve import LOWEST_HASH, HitRatioCurve
+from cacheservice.store.curve import HitRatioCurve
 from cacheservice.store.entry import FLAGS, dead_before, version_of
 from cacheservice.store.fifo import FIFO
 from cacheservice.store.lfu import LFU
@@ -144,38 +144,34 @@ class Store:
 
     def get_many(self, keys: Sequence[str], now: int) -> list[bytes | None]:
         """`get` of each key, in order."""
+        if not keys:
+            return []
         segments, shift, dead = self._segments, self._shift, self._dead_by(now)
-        policies = [segments[hash(key) >> shift].policy for key in keys]
+        positions = list(map(hash, keys))
+        policies = [segments[position >> shift].policy for position in positions]
         found = self._get_many(policies, keys)
+        # Built-ins that look at all are the quickest way to see that there is nothing to do for any.
+        unfound = 0
+        if not all(found) or min(found) < dead:  # type: ignore[type-var, operator]
+            unfound = self._drop_dead(keys, found, dead)
+        self.stats.misses += unfound
+        self.stats.hits += len(keys) - unfound
+        if min(positions) < self.curve.below:
+            below = self.curve.below
+            for place in [place for place, position in enumerate(positions) if position < below]:
+                if positions[place] < self.curve.below:
+                    self.curve.get(keys[place], found[place], dead)
+        return found
+
+    def _drop_dead(self, keys: Sequence[str], found: list[bytes | None], dead: bytes) -> int:
+        """Removes what is dead among the entries found, here too; returns how many keys have none."""
         unfound = [place for place, packed in enumerate(found) if packed is None or packed < dead]
         for place in unfound:
             if found[place] is not None:
                 found[place] = None
-                if self._remove(segments[hash(keys[place]) >> shift], keys[place]) is not None:
+                if self._remove(self._segments[hash(keys[place]) >> self._shift], keys[place]) is not None:
                     self.stats.expired_on_access += 1
-        self.stats.misses += len(unfound)
-        self.stats.hits += len(keys) - len(unfound)
-        self._sample(keys, found, policies, dead)
-        return found
-
-    def _sample(
-        self,
-        keys: Sequence[str],
-        found: Sequence[bytes | None],
-        policies: Sequence[EvictionPolicy],
-        dead: bytes,
-    ) -> None:
-        """Tells the curve of reads of keys in its sample, which are nearly always in the first segment."""
-        below = self.curve.below
-        first = self._segments[LOWEST_HASH >> self._shift].policy
-        places: Iterable[int] = range(len(keys))
-        if below >> self._shift == LOWEST_HASH >> self._shift:
-            if first not in policies:
-                return
-            places = [place for place, policy in enumerate(policies) if policy is first]
-        for place in places:
-            if hash(keys[place]) < below:
-                self.curve.get(keys[place], found[place], dead)
+        return len(unfound)
 
     def was_missed(self, key: str) -> None:  # noqa: ARG002
         """Counts the last `get` of the key as a miss: what it found is no good to the reader."""
