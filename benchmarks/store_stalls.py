@@ -2,7 +2,8 @@
 
 `python -m benchmarks.store_stalls [entries [policy...]]`. Every step that a node takes without giving way
 is timed: an operation, a slice of upkeep, a step of an invalidation, a full pass of the garbage collector.
-What the machine itself takes away is measured by a loop that does nothing, and printed beside.
+What the machine itself takes away is measured by a loop that does nothing, and printed beside; of the
+longest steps the CPU time is printed too, since a virtual machine is not given its processor all the time.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from random import Random
-from time import perf_counter
+from time import perf_counter, thread_time
 
 from cacheservice.errors import Overloaded
 from cacheservice.store import Entry, Store, pack
 
 ENTRIES = 3_000_000
 BOUND_MS = 20.0
+SLICE_BOUND_MS = 2.0
+"""Of what comes again and again."""
 MS_OF_EXPIRY = 10_000
 ANY_VERSION = 2**64 - 1
 
@@ -26,19 +29,21 @@ ANY_VERSION = 2**64 - 1
 class Longest:
     """The longest of many steps."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, bound_ms: float = BOUND_MS) -> None:
         self.name = name
+        self.bound_ms = bound_ms
         self.steps = 0
-        self.ms: list[float] = []
+        self.ms: list[tuple[float, float]] = []
+        """By the wall's clock, and of CPU."""
         self.total = 0.0
 
     def timed(self, step: Callable[[], object]) -> object:
-        began = perf_counter()
+        began, cpu = perf_counter(), thread_time()
         result = step()
-        took = (perf_counter() - began) * 1_000
+        took, cpu = (perf_counter() - began) * 1_000, (thread_time() - cpu) * 1_000
         self.steps += 1
         self.total += took
-        self.ms = sorted([*self.ms, took])[-3:]
+        self.ms = sorted([*self.ms, (took, cpu)])[-3:]
         return result
 
     def steps_of(self, iterator: Iterator[object]) -> None:
@@ -46,11 +51,11 @@ class Longest:
             pass
 
     def report(self) -> None:
-        worst = ", ".join(f"{ms:.2f}" for ms in reversed(self.ms))
-        verdict = "" if self.ms[-1] <= BOUND_MS else f"  ABOVE {BOUND_MS:.0f} ms"
+        worst = ", ".join(f"{ms:.2f} ({cpu:.2f})" for ms, cpu in reversed(self.ms))
+        verdict = "" if self.ms[-1][0] <= self.bound_ms else f"  ABOVE {self.bound_ms:.0f} ms"
         print(
             f"{self.name:44}{self.steps:>10,} steps, mean {self.total / self.steps * 1e3:8.1f} us, "
-            f"longest ms: {worst}{verdict}",
+            f"longest ms (CPU): {worst}{verdict}",
             flush=True,
         )
 
@@ -71,7 +76,7 @@ def run(name: str, steps: Iterable[Callable[[], object]]) -> None:
 
 
 def upkeep(name: str, store: Store, now: int) -> None:
-    longest = Longest(name)
+    longest = Longest(name, SLICE_BOUND_MS)
     while longest.timed(lambda: store.upkeep(now)):
         pass
     longest.report()
@@ -79,6 +84,7 @@ def upkeep(name: str, store: Store, now: int) -> None:
 
 def measure(policy: str, entries: int) -> None:
     random = Random(1)
+    gc.collect()  # the store of the policy before
     print(f"\n{policy}, {entries:,} entries with 100-byte values")
     run("the machine: steps that do nothing", ((lambda: None) for _ in range(1_000_000)))
     store = Store(1 << 40, policy, now=0)

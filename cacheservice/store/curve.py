@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from cacheservice.store.entry import dead_before
 from cacheservice.store.policy import EvictionPolicy
@@ -138,10 +138,11 @@ class HitRatioCurve:
         for size in self._sizes.values():
             size.pop(key)
 
-    def drop_dead(self, now: int) -> None:
-        """Removes what has expired; to be called now and then."""
+    def drop_dead(self, now: int) -> Iterator[None]:
+        """Removes what has expired, from one miniature at each step; to be done now and then."""
         for size in self._sizes.values():
             size.drop_dead(dead_before(now + 1))
+            yield
 
     def estimate(self, factor: float, hit_ratio: float) -> float:
         """The hit ratio of a store of `factor` times the size, of FACTORS, whose own is `hit_ratio`.

@@ -45,6 +45,8 @@ ROOM_BYTES = 1_024
 """More than an entry without value costs."""
 RETRY_MS = 100
 EXPIRED_AT_A_TIME = 100
+LOOKED_AT_AT_A_TIME = 512
+"""Segments that `upkeep` looks at where nothing is due."""
 
 
 @dataclass(slots=True)
@@ -122,6 +124,9 @@ class Store:
         self._segments = [Segment(POLICIES[policy](), now)]
         self._shift = HASH_BITS
         self._rotor = 0
+        self._looked_at = 0
+        """Segments in which nothing was due, since `upkeep` has begun to go round."""
+        self._upkeep_of_curve: Iterator[None] = iter(())
         self._now = -1
         self._dead = b""
 
@@ -273,9 +278,10 @@ class Store:
         if self.bytes > self.limit:
             self._make_room(0, self._segments[0], MAX_EVICTIONS)
             return True
-        segments = self._segments
-        for step in range(len(segments)):
-            segment = segments[(self._rotor + step) % len(segments)]
+        for _ in self._upkeep_of_curve:
+            return True
+        while self._looked_at < len(self._segments):
+            segment = self._segments[self._looked_at]
             due = segment.expiry.take_due(now, EXPIRED_AT_A_TIME)
             if due:
                 for key in due:
@@ -283,14 +289,16 @@ class Store:
                     if hash(key) < self.curve.below:
                         self.curve.delete(key)
                 self.stats.expired_unseen += len(due)
-            elif segment.expiry.is_outdated(now):
+                return True
+            if segment.expiry.is_outdated(now):
                 segment.expiry.refresh(segment.policy.items(), now)
-                if segment is segments[0]:
-                    self.curve.drop_dead(now)
-            else:
-                continue
-            self._rotor = (self._rotor + step) % len(segments)
-            return True
+                if self._looked_at == 0:
+                    self._upkeep_of_curve = self.curve.drop_dead(now)
+                return True
+            self._looked_at += 1
+            if self._looked_at % LOOKED_AT_AT_A_TIME == 0:
+                return True
+        self._looked_at = 0
         return False
 
     def compact(self) -> Iterator[None]:
