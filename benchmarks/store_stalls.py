@@ -16,6 +16,7 @@ from random import Random
 from time import perf_counter, thread_time
 
 from cacheservice.errors import Overloaded
+from cacheservice.server.memory import settle_collector
 from cacheservice.store import Entry, Store, pack
 
 ENTRIES = 3_000_000
@@ -134,6 +135,7 @@ def measure(policy: str, entries: int) -> None:
 
 def main() -> None:
     entries = int(sys.argv[1]) if len(sys.argv) > 1 else ENTRIES
+    settle_collector()  # as a node does when it starts
     for policy in sys.argv[2:] or ("lru", "adaptive"):
         measure(policy, entries)
 

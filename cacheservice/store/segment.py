@@ -9,7 +9,7 @@ from cacheservice.store.expiry import HORIZON_MS, NearExpiry
 from cacheservice.store.policy import EvictionPolicy
 from cacheservice.store.tags import TagIndex
 
-MAX_ENTRIES = 2_048
+MAX_ENTRIES = 1_536
 """More than these and a segment is split."""
 
 HASH_BITS = 64
@@ -18,7 +18,7 @@ HASH_BITS = 64
 class Segment:
     """The entries whose hash begins with certain bits, their order, and what finds them by time and tag.
 
-    A dict of three million entries is out of use for a tenth of a second when it grows; two thousand take
+    A dict of three million entries is out of use for a tenth of a second when it grows; one of these takes
     half a millisecond.
     """
 
