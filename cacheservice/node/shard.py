@@ -115,13 +115,15 @@ class Shard:
         if self.hot.is_sampled():
             self.hot.count((operation.key,), now)
         packed = self.store.get(operation.key, now)
-        outcome, packed, lease = self._judge(operation.key, packed, now, wants_lease=operation.lease)
+        outcome, packed, granted = self._judge(operation.key, packed, now, wants_lease=operation.lease)
         result = self._result(outcome, packed, now, operation.known_version)
         if self.hot.keys and packed is not None and self.hot.among((operation.key,), now):
-            result = replace(result, hot_ms=HOT_MS)
-        if isinstance(lease, Failure):
-            return replace(result, load_failure=lease)
-        return replace(result, lease=lease) if lease else result
+            result.hot_ms = HOT_MS
+        if isinstance(granted, Failure):
+            result.load_failure = granted
+        else:
+            result.lease = granted
+        return result
 
     def get_many(self, keys: Sequence[str], *, values_only: bool = False, lease: bool = False) -> Reads:
         """What `get` gives for each key, as columns."""
