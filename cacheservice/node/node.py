@@ -158,7 +158,7 @@ class Node:
         """Whether this node owns all the keys, and need not ask anybody what they hold."""
         ring = self._peers.view.ring
         if len(ring.members) < 2:
-            is_owner = [member.node_id for member in ring.members] == [self.node_id]
+            is_owner = bool(ring.members) and ring.members[0].node_id == self.node_id
         else:
             alone = (self.node_id,)
             is_owner = all(ring.owners(key, 1) == alone for key in keys)

@@ -44,6 +44,7 @@ from cacheservice.store import (
     freshness,
     is_absent,
     is_fresh_for_loads,
+    is_plain,
     load_ms_of,
     pack,
     plain_values,
@@ -114,14 +115,17 @@ class Shard:
         if self.hot.is_sampled():
             self.hot.count((operation.key,), now)
         packed = self.store.get(operation.key, now)
-        outcome, packed, granted = self._judge(operation.key, packed, now, wants_lease=operation.lease)
-        result = self._result(outcome, packed, now, operation.known_version)
+        if packed is not None and is_plain(packed):
+            result = self._result(GetOutcome.HIT, packed, now, operation.known_version)
+        else:
+            outcome, packed, granted = self._judge(operation.key, packed, now, wants_lease=operation.lease)
+            result = self._result(outcome, packed, now, operation.known_version)
+            if isinstance(granted, Failure):
+                result.load_failure = granted
+            else:
+                result.lease = granted
         if self.hot.keys and packed is not None and self.hot.among((operation.key,), now):
             result.hot_ms = HOT_MS
-        if isinstance(granted, Failure):
-            result.load_failure = granted
-        else:
-            result.lease = granted
         return result
 
     def get_many(self, keys: Sequence[str], *, values_only: bool = False, lease: bool = False) -> Reads:
@@ -363,7 +367,7 @@ class Shard:
             outcome,
             b"" if entry.version == known_version else entry.value,
             entry.version,
-            ttl_of(packed, now),
+            entry.expires - now if entry.expires > now else 0,
             now - entry.created,
             self._node_id,
         )

@@ -46,12 +46,12 @@ class CacheServicer(CacheServiceServicer):
 
     @guarded
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
-        read, wait_ms = decode.get(request), decode.lease_wait_ms(request)
+        read = decode.get(request)
         if not read.lease:
             with self._admission:
                 found = self._node.read_own(read)
             return encode.get(found or await self._execute(read, context), self._node.ring_epoch)
-        [answer] = await self._read([read], wait_ms, context)
+        [answer] = await self._read([read], decode.lease_wait_ms(request), context)
         if isinstance(answer, CacheServiceError):
             raise answer
         return encode.get(answer, self._node.ring_epoch)  # type: ignore[arg-type]

@@ -31,14 +31,19 @@ def get(result: GetResult, ring_epoch: int = 0) -> pb.GetResponse:
         outcome=result.outcome.value,  # type: ignore[arg-type]
         value=result.value,
         version=result.version,
-        ttl_seconds=result.ttl_ms / 1_000,
         age_seconds=result.age_ms / 1_000,
         served_by=result.served_by,
-        hops=result.hops,
-        from_replica=result.from_replica,
-        hot_ms=result.hot_ms,
         ring_epoch=ring_epoch,
     )
+    # To name a field takes time even where it stays empty.
+    if result.ttl_ms:
+        response.ttl_seconds = result.ttl_ms / 1_000
+    if result.hops:
+        response.hops = result.hops
+    if result.from_replica:
+        response.from_replica = True
+    if result.hot_ms:
+        response.hot_ms = result.hot_ms
     if result.lease is not None:
         response.lease_token = result.lease.token
         response.lease_ms = result.lease.lease_ms

@@ -86,10 +86,12 @@ class PeerStream:
             self._task = asyncio.create_task(self._run())
         self._pending.append(question)
         self._wake()
+        # asyncio.timeout does the same, and takes longer than all else here.
+        timer = loop.call_later(question.timeout_ms / 1_000, _expire, question.answer)
         try:
-            async with asyncio.timeout(question.timeout_ms / 1_000):
-                return await question.answer
+            return await question.answer
         finally:
+            timer.cancel()
             if not question.was_sent and question in self._pending:
                 self._pending.remove(question)
 
@@ -136,7 +138,7 @@ class PeerStream:
             return
         loop = asyncio.get_running_loop()
         try:
-            while not stream.is_blocked and (questions := self._take()):
+            while self._pending and not stream.is_blocked and (questions := self._take()):
                 self._last_id += 1
                 self._under_way[self._last_id] = questions
                 for each in questions:
@@ -210,3 +212,9 @@ class PeerStream:
         for question in questions:
             if not question.answer.done():
                 question.answer.set_exception(StreamEnded(why, was_sent=question.was_sent and maybe_done))
+
+
+def _expire(answer: asyncio.Future[list[Any]]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())
+        answer.exception()  # Whoever asked may just have been cancelled.

@@ -114,6 +114,11 @@ def plain_values(found: Sequence[bytes | None]) -> list[bytes | None]:
     return [packed[_HEADER_SIZE:] if packed and not packed[FLAGS] else None for packed in found]
 
 
+def is_plain(packed: bytes) -> bool:
+    """Whether the entry has a value, and nothing beside: it is fresh as long as it is not dead."""
+    return not packed[FLAGS]
+
+
 def value_of(packed: bytes | None) -> bytes:
     """The entry's value alone; empty without an entry."""
     if not packed:
