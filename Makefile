@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/cacheservice/v1/*.proto)
 
-.PHONY: help run test slow simulate lint types arch unit proto bench-store bench-peers bench-unary bench-membership bench-failover bench-near bench-hot-key demo-stampede tools clean
+.PHONY: help run test slow simulate compiled lint types arch unit proto bench-store bench-peers bench-unary bench-membership bench-failover bench-near bench-hot-key demo-stampede tools clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,7 @@ test: lint types arch unit ## Check style, types, contracts and architecture, an
 
 slow: .venv/dev .venv-proto/done .tools/done ## Run the tests that take longer
 	$(BIN)/pytest -m "slow and not simulation" --numprocesses 2
+	$(MAKE) compiled
 
 simulate: .venv/dev ## Run whole clusters in simulation, 800 stories of five minutes (a quarter of an hour; SEEDS=500 for more)
 	SEEDS=$(or $(SEEDS),200) $(BIN)/pytest -m simulation --numprocesses 2
@@ -39,9 +40,16 @@ breaking: .venv/dev ## Check that the proto files stay compatible with those com
 proto: .venv-proto/done ## Generate the stubs in cacheservice/v1 from proto/
 	.venv-proto/bin/python tests/generate_stubs.py cacheservice/v1
 
-bench-store: .venv/dev ## Measure the store beside its peers (an hour; needs redis-server)
+compiled: .venv/dev ## Compile the store (a minute; needs a C compiler) in build/compiled, and run its tests there
+	rm -rf build/compiled && mkdir -p build/compiled
+	cp -r pyproject.toml README.md cacheservice tests benchmarks build/compiled
+	cd build/compiled && HATCH_BUILD_HOOKS_ENABLE=true ../../$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	cd build/compiled && ../../$(BIN)/python -m pytest --numprocesses 2 tests/store tests/contracts
+
+bench-store: compiled ## Measure the store beside its peers (an hour; needs redis-server)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
 	$(BIN)/python -m benchmarks.store
+	cd build/compiled && ../../$(BIN)/python -m benchmarks.store_speed
 
 bench-peers: .venv/dev ## Measure client and nodes beside Redis and others (half an hour; needs redis-server, memcached, nutcracker)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'

@@ -24,6 +24,7 @@ import cachebox
 import cachetools
 
 from cacheservice.store import POLICIES, Entry, Store, pack
+from cacheservice.store import store as store_module
 
 ENTRIES = 10_000
 OPERATIONS = 50_000
@@ -173,7 +174,9 @@ def main() -> None:
 
 
 def report(results: dict[str, dict[str, float]], entries: int) -> None:
+    how = "interpreted" if str(store_module.__file__).endswith(".py") else "compiled"
     print(f"ns an operation, median of {ROUNDS} rounds, {entries:,} entries; batch: us for {BATCH} reads")
+    print(f"(the store is {how}: see `make compiled`)")
     print(f"{'':26}{'hit':>8}{'replace':>9}{'evict':>8}{'batch':>8}")
     for name, ns in results.items():
         batch = f"{ns['batch'] * BATCH / 1_000:8.1f}" if "batch" in ns else ""

@@ -29,7 +29,7 @@ class Batches:
 
     def get(
         self,
-        keys: Sequence[str],
+        keys: list[str],
         timeout_ms: int,
         *,
         values_only: bool = False,
@@ -49,7 +49,7 @@ class Batches:
         operations = [Get(key, nearest=nearest, lease=lease) for key in keys]
         return partial(self._get, operations, timeout_ms, values_only, wait_ms)
 
-    def get_own(self, keys: Sequence[str], *, values_only: bool = False, lease: bool = False) -> Reads | None:
+    def get_own(self, keys: list[str], *, values_only: bool = False, lease: bool = False) -> Reads | None:
         """As `get`; None unless all the keys are this node's own, and nobody else knows more of them."""
         if not self._node.owns(keys):
             return None
@@ -102,7 +102,7 @@ class Batches:
         written = await self._node.replicate(changes, timeout_ms)
         return Removals(outcomes, [version for version, _ in written])
 
-    def _get_here(self, keys: Sequence[str], values_only: bool) -> Reads:
+    def _get_here(self, keys: list[str], values_only: bool) -> Reads:
         reads = self._node.shard.get_many(keys, values_only=values_only)
         if not values_only:
             reads.from_replica = [not self._node.is_first_owner(key) for key in keys]
@@ -115,7 +115,7 @@ class Batches:
         answers = await self._node.await_fills(operations, answers, wait_ms, timeout_ms)
         return Reads.of(answers, values_only=values_only)
 
-    async def _get_there(self, keys: Sequence[str], timeout_ms: int, values_only: bool) -> Reads:
+    async def _get_there(self, keys: list[str], timeout_ms: int, values_only: bool) -> Reads:
         deadline = self._node.forwards.now_ms() + timeout_ms
         reads = Reads.none(len(keys), values_only=values_only)
 

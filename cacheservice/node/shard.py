@@ -128,7 +128,7 @@ class Shard:
             result.hot_ms = HOT_MS
         return result
 
-    def get_many(self, keys: Sequence[str], *, values_only: bool = False, lease: bool = False) -> Reads:
+    def get_many(self, keys: list[str], *, values_only: bool = False, lease: bool = False) -> Reads:
         """What `get` gives for each key, as columns."""
         now = self._clock.now_ms()
         if sampled := self.hot.sample(keys):

@@ -15,7 +15,6 @@ from typing import NamedTuple
 _HEADER = Struct(">QQqB")
 _OPTIONS = Struct(">QQQH")
 _TIME = Struct(">Q")
-_VERSION = slice(8, 16)
 _HEADER_SIZE = _HEADER.size
 _OPTIONS_END = _HEADER_SIZE + _OPTIONS.size
 _HAS_OPTIONS = 1
@@ -106,7 +105,7 @@ def unpack(packed: bytes) -> Entry:
 
 def version_of(packed: bytes) -> int:
     """The entry's version, without a look at the rest."""
-    return int.from_bytes(packed[_VERSION])
+    return int.from_bytes(packed[8:16])
 
 
 def plain_values(found: Sequence[bytes | None]) -> list[bytes | None]:

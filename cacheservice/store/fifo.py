@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Self
 
 from cacheservice.store.queue import EntryQueue
@@ -20,7 +19,7 @@ class FIFO(EntryQueue):
         return self.newer.get(key) or self.oldest.get(key)
 
     @classmethod
-    def get_many(cls, policies: Sequence[Self], keys: Sequence[str]) -> list[bytes | None]:
+    def get_many(cls, policies: list[Self], keys: list[str]) -> list[bytes | None]:
         return [
             policy.newer.get(key) or policy.oldest.get(key)
             for policy, key in zip(policies, keys, strict=True)

@@ -5,7 +5,7 @@ Ageing by halving is that of TinyLFU (Einziger, Friedman and Manes, ACM Transact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Self
 
@@ -48,7 +48,7 @@ class LFU:
         return packed
 
     @classmethod
-    def get_many(cls, policies: Sequence[Self], keys: Sequence[str]) -> list[bytes | None]:
+    def get_many(cls, policies: list[Self], keys: list[str]) -> list[bytes | None]:
         return [policy.get(key) for policy, key in zip(policies, keys, strict=True)]
 
     def peek(self, key: str) -> bytes | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import islice
 from typing import Self
 
@@ -24,7 +23,7 @@ class LRU(EntryQueue):
         return packed
 
     @classmethod
-    def get_many(cls, policies: Sequence[Self], keys: Sequence[str]) -> list[bytes | None]:
+    def get_many(cls, policies: list[Self], keys: list[str]) -> list[bytes | None]:
         found: list[bytes | None] = []
         for policy, key in zip(policies, keys, strict=True):
             newer = policy.newer

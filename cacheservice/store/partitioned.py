@@ -26,7 +26,7 @@ class PartitionedStore:
     def get(self, key: str, now: int) -> bytes | None:
         return self._part(key).get(key, now)
 
-    def get_many(self, keys: Sequence[str], now: int) -> list[bytes | None]:
+    def get_many(self, keys: list[str], now: int) -> list[bytes | None]:
         return [self._part(key).get(key, now) for key in keys]
 
     def was_missed(self, key: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Protocol, Self
 
 
@@ -18,7 +18,7 @@ class EvictionPolicy(Protocol):
         ...
 
     @classmethod
-    def get_many(cls, policies: Sequence[Self], keys: Sequence[str]) -> list[bytes | None]:
+    def get_many(cls, policies: list[Self], keys: list[str]) -> list[bytes | None]:
         """`get` of each key from the policy in the same place of `policies`: one call for all of a batch."""
         ...
 

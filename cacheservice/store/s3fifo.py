@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Self
 
@@ -43,7 +43,7 @@ class S3FIFO:
         return self._main.most.get(key) or self._use(key)
 
     @classmethod
-    def get_many(cls, policies: Sequence[Self], keys: Sequence[str]) -> list[bytes | None]:
+    def get_many(cls, policies: list[Self], keys: list[str]) -> list[bytes | None]:
         return [
             policy._main.most.get(key) or policy._use(key) for policy, key in zip(policies, keys, strict=True)
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cacheservice.errors import EntryTooLarge, Overloaded, ResourceExhausted
 from cacheservice.store.adaptive import Adaptive
@@ -16,6 +17,9 @@ from cacheservice.store.lru import LRU
 from cacheservice.store.policy import EvictionPolicy
 from cacheservice.store.s3fifo import S3FIFO
 from cacheservice.store.segment import HASH_BITS, MAX_ENTRIES, Segment
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64
 
 POLICIES: dict[str, type[EvictionPolicy]] = {
     "lru": LRU,
@@ -44,7 +48,7 @@ REMOVALS_AT_A_TIME = 500
 ROOM_BYTES = 1_024
 """More than an entry without value costs."""
 RETRY_MS = 100
-EXPIRED_AT_A_TIME = 100
+EXPIRED_AT_A_TIME = 50
 LOOKED_AT_AT_A_TIME = 512
 """Segments that `upkeep` looks at where nothing is due."""
 
@@ -147,13 +151,21 @@ class Store:
             self.stats.hits += 1
         return packed
 
-    def get_many(self, keys: Sequence[str], now: int) -> list[bytes | None]:
+    def get_many(self, keys: list[str], now: int) -> list[bytes | None]:
         """`get` of each key, in order."""
         if not keys:
             return []
-        segments, shift, dead = self._segments, self._shift, self._dead_by(now)
-        positions = list(map(hash, keys))
-        policies = [segments[position >> shift].policy for position in positions]
+        segments, dead = self._segments, self._dead_by(now)
+        # For one segment no bit is left, which is beyond a machine integer; the sign does as well.
+        shift: i64 = min(self._shift, HASH_BITS - 1)
+        below: i64 = self.curve.below
+        is_sampled = False
+        policies: list[EvictionPolicy] = []
+        for key in keys:
+            position: i64 = hash(key)
+            if position < below:
+                is_sampled = True
+            policies.append(segments[position >> shift].policy)
         found = self._get_many(policies, keys)
         # Built-ins that look at all are the quickest way to see that there is nothing to do for any.
         unfound = 0
@@ -161,11 +173,10 @@ class Store:
             unfound = self._drop_dead(keys, found, dead)
         self.stats.misses += unfound
         self.stats.hits += len(keys) - unfound
-        if min(positions) < self.curve.below:
-            below = self.curve.below
-            for place in [place for place, position in enumerate(positions) if position < below]:
-                if positions[place] < self.curve.below:
-                    self.curve.get(keys[place], found[place], dead)
+        if is_sampled:
+            for place, key in enumerate(keys):
+                if hash(key) < self.curve.below:
+                    self.curve.get(key, found[place], dead)
         return found
 
     def _drop_dead(self, keys: Sequence[str], found: list[bytes | None], dead: bytes) -> int:

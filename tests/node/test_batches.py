@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -31,7 +30,7 @@ async def done(result: Any) -> Any:
     return await result() if callable(result) else result
 
 
-async def by_columns(batches: Batches, kind: str, keys: Sequence[str], value: bytes) -> Any:
+async def by_columns(batches: Batches, kind: str, keys: list[str], value: bytes) -> Any:
     match kind:
         case "get":
             return await done(batches.get(keys, TIMEOUT_MS))

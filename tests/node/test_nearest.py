@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from cacheservice.node.batches import Batches
@@ -139,7 +137,7 @@ async def test_a_read_from_a_replica_says_so_when_the_first_owner_gave_no_answer
         assert (missing.outcome, missing.from_replica) == (GetOutcome.MISS, True)
 
 
-async def read(cluster: Cluster, keys: Sequence[str], *, values_only: bool = False) -> tuple[Reads, bool]:
+async def read(cluster: Cluster, keys: list[str], *, values_only: bool = False) -> tuple[Reads, bool]:
     """What a batch at n2 gives, and whether it was there at once."""
     soon = Batches(cluster.nodes["n2"]).get(keys, TIMEOUT_MS, values_only=values_only, nearest=True)
     return (await soon(), False) if callable(soon) else (soon, True)

@@ -114,7 +114,7 @@ class _Transport(NoTransport):
         self, node_id: str, keys: Sequence[str], *, values_only: bool, timeout_ms: int
     ) -> Reads | None:
         self._call(node_id, len(keys))
-        reads = Batches(self._cluster.nodes[node_id]).get_own(keys, values_only=values_only)
+        reads = Batches(self._cluster.nodes[node_id]).get_own(list(keys), values_only=values_only)
         self._answer(node_id)
         return reads
 

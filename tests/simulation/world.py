@@ -161,7 +161,7 @@ class SimNode:
         self, node_id: str, keys: Sequence[str], *, values_only: bool, timeout_ms: int
     ) -> Reads | None:
         return await self._ask(
-            node_id, timeout_ms, lambda node: Batches(node).get_own(keys, values_only=values_only)
+            node_id, timeout_ms, lambda node: Batches(node).get_own(list(keys), values_only=values_only)
         )
 
     async def write(self, node_id: str, rows: Sequence[Row], *, timeout_ms: int) -> Writes | None:

@@ -71,7 +71,9 @@ def check_books(store: Store) -> None:
         assert segment.count == len(segment.policy) == len(held)
         assert segment.bytes == sum(store._cost(key, packed) for key, packed in held.items())
         near = {key for key, packed in held.items() if dead_at(packed) < segment.expiry.horizon}
-        assert {key for bucket in segment.expiry._buckets.values() for key in bucket} == near
+        noted = [key for bucket in segment.expiry._buckets.values() for key in bucket]
+        assert len(noted) == len(near)
+        assert set(noted) == near
         for tag in segment.tags._keys:
             assert sorted(segment.tags.keys(tag)) == sorted(
                 key for key, packed in held.items() if tag in unpack(packed).tags
@@ -276,7 +278,9 @@ class StoreAgainstDict(RuleBasedStateMachine):
         held = self.held()
         expected = [self.store.peek(key, self.now) for key in keys]
         found = (
-            self.store.get_many(keys, self.now) if many else [self.store.get(key, self.now) for key in keys]
+            self.store.get_many(list[str](keys), self.now)
+            if many
+            else [self.store.get(key, self.now) for key in keys]
         )
         assert found == expected
         dead = {key for key in keys if key in held and dead_at(held[key]) <= self.now}
@@ -680,7 +684,7 @@ def test_keys_whose_hashes_begin_alike_are_found_all_the_same(
     for key in ends + crowd:
         store.set(key, pack(Entry(key.encode(), 1, 0, expires=1_000, tags=("all",))))
         check_books(store)
-    found = store.get_many(ends + crowd, 0)
+    found = store.get_many(list[str](ends + crowd), 0)
     assert [unpack(packed).value.decode() for packed in found if packed] == ends + crowd
     assert [key for _, step in store.scan("", 0) for _, key, _ in step] == [ends[0], *crowd, ends[1]]
     depths = [segment.depth for _, segment in places(store)]
