@@ -9,7 +9,7 @@ from cacheservice.store.expiry import HORIZON_MS, NearExpiry
 from cacheservice.store.policy import EvictionPolicy
 from cacheservice.store.tags import TagIndex
 
-MAX_ENTRIES = 1_024
+MAX_ENTRIES = 1_280
 """More than these and a segment is split."""
 
 HASH_BITS = 64
