@@ -48,7 +48,7 @@ REMOVALS_AT_A_TIME = 500
 ROOM_BYTES = 1_024
 """More than an entry without value costs."""
 RETRY_MS = 100
-EXPIRED_AT_A_TIME = 50
+EXPIRED_AT_A_TIME = 40
 LOOKED_AT_AT_A_TIME = 512
 """Segments that `upkeep` looks at where nothing is due."""
 
