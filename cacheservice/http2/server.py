@@ -131,7 +131,7 @@ class StreamServer:
         loop = asyncio.get_running_loop()
         try:
             accepted, _ = listening.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+        except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
             # As when too many files are open.

@@ -15,7 +15,7 @@ MAX_COUNTED = 1 << 16
 """Hits after which what was counted is halved, so that the estimate follows the load."""
 
 _HASHES = 1 << 64
-LOWEST_HASH = -(1 << 63)
+_LOWEST_HASH = -(1 << 63)
 _TIME_BYTES = 8
 
 
@@ -98,7 +98,7 @@ class HitRatioCurve:
         self._expected = 0.0
         """The reads that a sample of this rate has in the mean, since the hits are counted."""
         self._rate = FIRST_RATE
-        self.below = LOWEST_HASH + int(_HASHES * FIRST_RATE)
+        self.below = _LOWEST_HASH + int(_HASHES * FIRST_RATE)
         """A key is in the sample when its hash is below this."""
         self._sizes = {factor: _Miniature(make_policy, max_bytes * factor * FIRST_RATE) for factor in FACTORS}
 
@@ -129,7 +129,7 @@ class HitRatioCurve:
         if len(self._sizes[1.0].entries) > MAX_SAMPLED:
             self._expected = self._expect()
             self._rate /= 2
-            self.below = (self.below + LOWEST_HASH) // 2
+            self.below = (self.below + _LOWEST_HASH) // 2
             for size in self._sizes.values():
                 size.halve(self.below)
 
