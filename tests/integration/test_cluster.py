@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
@@ -114,23 +115,22 @@ def _heed_interrupts() -> None:
 def test_members_can_be_watched(own_cluster: ClusterProcesses) -> None:
     first, _, victim = own_cluster.nodes
     command = [sys.executable, "-m", "cacheservice", "members", "--watch", "--target", first.address]
-    with (
-        subprocess.Popen(
-            [*command, "--json"], stdout=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
-        ) as as_json,
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts) as as_text,
-    ):
-        assert as_json.stdout is not None
-        assert as_text.stdout is not None
-        shown = "".join(iter(as_json.stdout.readline, "}\n")) + "}"
-        assert {member["state"] for member in json.loads(shown)["members"]} == {"alive"}
-        assert [as_text.stdout.readline().split()[0] for _ in range(4)] == ["node_id", "n1", "n2", "n3"]
-        victim.kill()
-        changes = [json.loads(as_json.stdout.readline()) for _ in range(2)]
-        lines = [as_text.stdout.readline() for _ in range(2)]
-        as_json.send_signal(signal.SIGINT)
-        as_text.send_signal(signal.SIGINT)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    start = partial(
+        subprocess.Popen, stdout=subprocess.PIPE, text=True, env=buffered, preexec_fn=_heed_interrupts
+    )
+    with start([*command, "--json"]) as as_json, start(command) as as_text:
         try:
+            assert as_json.stdout is not None
+            assert as_text.stdout is not None
+            shown = "".join(iter(as_json.stdout.readline, "}\n")) + "}"
+            assert {member["state"] for member in json.loads(shown)["members"]} == {"alive"}
+            assert [as_text.stdout.readline().split()[0] for _ in range(4)] == ["node_id", "n1", "n2", "n3"]
+            victim.kill()
+            changes = [json.loads(as_json.stdout.readline()) for _ in range(2)]
+            lines = [as_text.stdout.readline() for _ in range(2)]
+            as_json.send_signal(signal.SIGINT)
+            as_text.send_signal(signal.SIGINT)
             assert (as_json.wait(10), as_text.wait(10)) == (0, 0)
         finally:
             as_json.kill()
