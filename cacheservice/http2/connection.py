@@ -43,8 +43,10 @@ class Connection:
         self, write: Write, write_many: WriteMany, max_message_bytes: int, accept: Accept | None = None
     ) -> None:
         self.write = write
-        self._write_many = write_many
+        self.write_many = write_many
         self.send_window = frames.FIRST_WINDOW
+        self.frame_bytes = frames.FIRST_FRAME_BYTES
+        """That the payload of a frame which is sent may have."""
         self.is_paused = False
         """Whether the socket takes nothing at present; see `paused`."""
         self.is_ready = False
@@ -55,6 +57,10 @@ class Connection:
         self._accept = accept
         self._max_message_bytes = max_message_bytes
         self._buffer = b""
+        self._left = 0
+        """Bytes to come of a frame of DATA, of which the others were given to its stream already."""
+        self._left_of = (0, 0)
+        """Flags and stream of that frame."""
         self._preface = b"" if accept is None else frames.PREFACE
         self._streams: dict[int, Stream] = {}
         self._last_theirs = 0
@@ -81,6 +87,7 @@ class Connection:
             Setting.ENABLE_PUSH: 0,
             Setting.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
             Setting.INITIAL_WINDOW_SIZE: WINDOW_BYTES,
+            Setting.MAX_FRAME_SIZE: frames.MAX_FRAME_BYTES,
         }
         preface = frames.PREFACE if self._accept is None else b""
         if self._accept is not None:
@@ -155,7 +162,7 @@ class Connection:
             while waiting:
                 waiting = [stream for stream in waiting if self._cut(stream, parts)]
         if parts:
-            self._write_many(parts)
+            self.write_many(parts)
 
     def forget(self, stream: Stream, code: ErrorCode | None = None) -> None:
         """Takes leave of a stream; with a code, the other side is told that it has ended."""
@@ -193,23 +200,39 @@ class Connection:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "no HTTP/2")
             if len(data) >= len(self._preface):
                 position, self._preface = len(self._preface), b""
+        if self._left:
+            position = min(self._left, len(data))
+            self._more_data(data[:position])
         while not self._preface and len(data) - position >= frames.HEADER_BYTES:
             upper, lower, kind, flags, stream = parse_header(data, position)
+            stream &= frames.MAX_WINDOW
             length = upper << 8 | lower
             if length > frames.MAX_FRAME_BYTES:
                 raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length:,} bytes")
             start = position + frames.HEADER_BYTES
             end = start + length
+            is_data = kind == Kind.DATA and self.is_ready and self._continued is None
             if end > len(data):
+                if is_data and not flags & Flag.PADDED:
+                    self._left = length
+                    self._left_of = flags, stream
+                    position = len(data)
+                    self._more_data(data[start:])
                 break
             position = end
-            is_most = length >= _LARGE_BYTES and _LARGE_PART * length >= len(data)
-            payload = memoryview(data)[start:end] if is_most else data[start:end]
-            if kind == Kind.DATA and self.is_ready and self._continued is None:
-                self._data(flags, stream & frames.MAX_WINDOW, payload)
+            if is_data:
+                is_most = length >= _LARGE_BYTES and _LARGE_PART * length >= len(data)
+                self._data(flags, stream, memoryview(data)[start:end] if is_most else data[start:end])
             else:
-                self._control(kind, flags, stream & frames.MAX_WINDOW, bytes(payload))
+                self._control(kind, flags, stream, data[start:end])
         self._buffer = data[position:]
+
+    def _more_data(self, payload: bytes) -> None:
+        """Gives a stream what has come of a large frame, for which nothing else would have to wait anyway."""
+        self._left -= len(payload)
+        flags, number = self._left_of
+        if payload:
+            self._data(0 if self._left else flags, number, payload)
 
     def _data(self, flags: int, number: int, payload: bytes | memoryview) -> None:
         length = len(payload)
@@ -222,7 +245,8 @@ class Connection:
         stream = self._streams.get(number)
         if stream is None:
             self._check_was_open(number)
-            self._count_idle()
+            if not self._left:
+                self._count_idle()
             return
         if payload:
             self._idle_frames = 0
@@ -333,6 +357,11 @@ class Connection:
             for stream in self._streams.values():
                 stream.send_window += size - self._first_window
             self._first_window = size
+        if Setting.MAX_FRAME_SIZE in values:
+            size = values[Setting.MAX_FRAME_SIZE]
+            if not frames.FIRST_FRAME_BYTES <= size <= frames.LARGEST_FRAME:
+                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"frames of at most {size:,} bytes")
+            self.frame_bytes = min(size, frames.MAX_FRAME_BYTES)
         if Setting.HEADER_TABLE_SIZE in values:
             self._encoder.header_table_size = min(4_096, values[Setting.HEADER_TABLE_SIZE])
         self.is_ready = True

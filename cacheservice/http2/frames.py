@@ -9,11 +9,15 @@ from typing import Final
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What a client sends first."""
 HEADER_BYTES: Final = 9
-MAX_FRAME_BYTES: Final = 16_384
-"""Of the payload of any frame, sent or received: what every implementation takes without being asked."""
+FIRST_FRAME_BYTES: Final = 16_384
+"""Of the payload of a frame that either side takes before it has said more; none may take less."""
+MAX_FRAME_BYTES: Final = 256 * 1024
+"""That this side takes, and sends: each frame costs either side as much as some ten keys."""
 FIRST_WINDOW: Final = 65_535
 """Bytes that either side may send, on a stream and on the connection, before the other has said more."""
 MAX_WINDOW: Final = 2**31 - 1
+LARGEST_FRAME: Final = 2**24 - 1
+"""That can be written in a header."""
 
 
 class Kind(IntEnum):
@@ -51,6 +55,7 @@ class Setting(IntEnum):
     ENABLE_PUSH = 2
     MAX_CONCURRENT_STREAMS = 3
     INITIAL_WINDOW_SIZE = 4
+    MAX_FRAME_SIZE = 5
 
 
 class ErrorCode(IntEnum):

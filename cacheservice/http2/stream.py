@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
 from cacheservice.http2.frames import (
     FIRST_WINDOW,
-    MAX_FRAME_BYTES,
     ErrorCode,
     Flag,
     Kind,
@@ -28,6 +28,12 @@ MAX_PARTS = 1_024
 """Of a message that has not arrived as a whole, unless they are larger than this many bytes on average."""
 MESSAGE_HEADER_BYTES = 5
 """Of a gRPC message: whether it is compressed, and its length."""
+COPIED_BYTES = 16_384
+"""Of a message that is sent as one piece with its headers: more costs less in two."""
+
+_HEADERS = Struct(">HBBBIBI")
+"""Of a frame and of the message that is all in it."""
+_DATA = int(Kind.DATA)
 
 Headers = list[tuple[str, str]]
 
@@ -126,22 +132,27 @@ class Stream:
             return
         size = MESSAGE_HEADER_BYTES + len(message)
         connection = self._connection
-        prefix = b"\0" + len(message).to_bytes(4)
         if (
-            size <= MAX_FRAME_BYTES
-            and size <= self.send_window
-            and size <= connection.send_window
-            and not self._unsent
+            self._unsent
+            or size > self.send_window
+            or size > connection.send_window
+            or size > connection.frame_bytes
+            or connection.is_paused
         ):
-            self.send_window -= size
-            connection.send_window -= size
-            connection.write(b"".join((header(Kind.DATA, 0, self.id, size), prefix, message)))
+            prefix = b"\0" + len(message).to_bytes(4)
+            first = connection.frame_bytes - MESSAGE_HEADER_BYTES
+            self._unsent.append(memoryview(prefix + message[:first]))
+            if len(message) > first:
+                self._unsent.append(memoryview(message)[first:])
+            connection.pump()
             return
-        first = MAX_FRAME_BYTES - MESSAGE_HEADER_BYTES
-        self._unsent.append(memoryview(prefix + message[:first]))
-        if len(message) > first:
-            self._unsent.append(memoryview(message)[first:])
-        connection.pump()
+        self.send_window -= size
+        connection.send_window -= size
+        head = _HEADERS.pack(size >> 8, size & 0xFF, _DATA, 0, self.id, 0, len(message))
+        if size <= COPIED_BYTES:
+            connection.write(head + message)
+        else:
+            connection.write_many([head, message])
 
     def pause(self) -> None:
         """Lets the other side send no more than WINDOW_BYTES until `resume`; that still arrives."""
@@ -171,7 +182,7 @@ class Stream:
             self.has_ended = True
             self._connection.forget(self)
             return [header(Kind.HEADERS, flags, self.id, len(block)), block]
-        size = min(most, self.send_window, MAX_FRAME_BYTES)
+        size = min(most, self.send_window, self._connection.frame_bytes)
         if size <= 0 or not self._unsent:
             return []
         first = self._unsent.popleft()

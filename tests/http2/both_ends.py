@@ -58,6 +58,7 @@ class Notary:
         self.given: dict[int, int] = defaultdict(int)
         """By the side that writes: to each stream, and to 0 for all of them."""
         self.first_window = frames.FIRST_WINDOW
+        self.frame_bytes = frames.FIRST_FRAME_BYTES
         self.other: Notary
         self._position = 0
 
@@ -67,7 +68,7 @@ class Notary:
             upper, lower, kind, flags, number = frames.parse_header(data, 0)
             length = upper << 8 | lower
             payload = data[frames.HEADER_BYTES : frames.HEADER_BYTES + length]
-            assert len(payload) == length <= frames.MAX_FRAME_BYTES
+            assert len(payload) == length <= self.other.frame_bytes
             self._note(kind, flags, number, payload)
             self.sent += data[: frames.HEADER_BYTES + length]
             data = data[frames.HEADER_BYTES + length :]
@@ -93,6 +94,7 @@ class Notary:
         elif kind == Kind.SETTINGS and not flags & Flag.ACK:
             values = frames.parse_settings(payload)
             self.first_window = values.get(Setting.INITIAL_WINDOW_SIZE, self.first_window)
+            self.frame_bytes = values.get(Setting.MAX_FRAME_SIZE, self.frame_bytes)
 
 
 class BothEnds:

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cacheservice.http2 import frames
-from cacheservice.http2.frames import MAX_FRAME_BYTES, Flag, Kind, Setting
+from cacheservice.http2.frames import FIRST_FRAME_BYTES, MAX_FRAME_BYTES, Flag, Kind, Setting
 from cacheservice.http2.statuses import CallStatus, status_of, trailers
 from cacheservice.http2.stream import MESSAGE_HEADER_BYTES, Stream
 from tests.http2.both_ends import MAX_MESSAGE_BYTES, BothEnds, Heard
 
 WINDOWS = st.sampled_from([1_000, 20_000, 70_000, 300_000])
 SIZES = st.one_of(st.integers(0, 40), st.integers(0, 70_000), st.integers(0, 600_000))
-CHUNKS = st.sampled_from([1, 8, 9, 10, 100, 16_393, 1 << 30])
+CHUNKS = st.sampled_from([1, 8, 9, 10, 100, 16_393, 100_000, MAX_FRAME_BYTES + 9, 1 << 30])
 SIDES = st.sampled_from(["client", "server"])
 
 
@@ -161,8 +161,10 @@ def narrow() -> Iterator[BothEnds]:
     made.close()
 
 
-@pytest.mark.parametrize("size", [0, 1, MAX_FRAME_BYTES - 5, MAX_FRAME_BYTES - 4, 65_530, 65_531, 1_000_000])
-def test_sizes_at_the_edges(narrow: BothEnds, size: int) -> None:
+@pytest.mark.parametrize(
+    "size", [0, 1, FIRST_FRAME_BYTES - 5, FIRST_FRAME_BYTES - 4, 65_530, 65_531, 1_000_000]
+)
+def test_sizes_at_the_edges_of_windows(narrow: BothEnds, size: int) -> None:
     (ours, _), (_, theirs) = narrow.opened()
     message = bytes(range(256)) * (size // 256) + bytes(size % 256)
     for _ in range(3):
@@ -171,6 +173,46 @@ def test_sizes_at_the_edges(narrow: BothEnds, size: int) -> None:
     narrow.deliver_all()
     assert not ours.is_blocked
     assert theirs.messages == [message] * 3
+
+
+@pytest.mark.parametrize("size", [FIRST_FRAME_BYTES, MAX_FRAME_BYTES - 5, MAX_FRAME_BYTES - 4, 1_000_000])
+def test_sizes_at_the_edges_of_frames(ends: BothEnds, size: int) -> None:
+    (ours, _), (_, theirs) = ends.opened()
+    before = len(ends.from_client.sent)
+    message = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    ours.send(message)
+    assert not ours.is_blocked
+    headers = -(-(size + 5) // MAX_FRAME_BYTES)
+    assert len(ends.from_client.sent) - before == size + 5 + headers * frames.HEADER_BYTES
+    while ends.from_client.on_the_way:
+        ends.to_server(10_000)
+    assert theirs.messages == [message]
+
+
+def test_no_frame_is_larger_than_the_other_side_takes(ends: BothEnds) -> None:
+    """The notary holds each of them against what that has said."""
+    (ours, _), (_, theirs) = ends.opened()
+    ends.client.receive(frames.settings({Setting.MAX_FRAME_SIZE: 20_000}))
+    ends.from_server.frame_bytes = 20_000
+    for size in (19_996, 20_000, 100_000):
+        ours.send(bytes(size))
+    ends.deliver_all()
+    assert list(map(len, theirs.messages)) == [19_996, 20_000, 100_000]
+
+
+def test_what_is_left_of_a_frame_whose_stream_was_cancelled_is_nothing(ends: BothEnds) -> None:
+    """And not counted piece by piece, however small those are."""
+    (ours, _), (stream, theirs) = ends.opened()
+    (other, _), (_, kept) = ends.opened()
+    ours.send(bytes(50_000))
+    ends.to_server(1_000)
+    stream.cancel()
+    while ends.from_client.on_the_way:
+        ends.to_server(1)
+    other.send(b"goes on")
+    ends.deliver_all()
+    assert theirs.messages == []
+    assert kept.messages == [b"goes on"]
 
 
 def test_the_last_headers_come_after_all_data(narrow: BothEnds) -> None:
@@ -214,12 +256,12 @@ def test_streams_share_a_connection_fairly(narrow: BothEnds) -> None:
         stream.send(bytes(500_000))
     before = dict(narrow.from_server.data_bytes)
     for _ in range(13):
-        narrow.from_client.given[0] += MAX_FRAME_BYTES
-        narrow.server.receive(frames.window_update(0, MAX_FRAME_BYTES))
+        narrow.from_client.given[0] += FIRST_FRAME_BYTES
+        narrow.server.receive(frames.window_update(0, FIRST_FRAME_BYTES))
     # The first stream has left little of its own window, when it had all of the connection's.
     sent = [narrow.from_server.data_bytes[stream.id] - before.get(stream.id, 0) for stream in opened[1:]]
-    assert max(sent) - min(sent) <= MAX_FRAME_BYTES
-    assert min(sent) >= 2 * MAX_FRAME_BYTES
+    assert max(sent) - min(sent) <= FIRST_FRAME_BYTES
+    assert min(sent) >= 2 * FIRST_FRAME_BYTES
 
 
 def test_windows_that_shrink_and_grow_for_streams_that_are_open(ends: BothEnds) -> None:

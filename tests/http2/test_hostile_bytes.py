@@ -74,7 +74,7 @@ def server() -> Victim:
 
 PAYLOADS = st.one_of(
     st.binary(max_size=40),
-    st.builds(bytes, st.sampled_from([16_383, 16_384, 16_385])),
+    st.builds(bytes, st.sampled_from([16_384, frames.MAX_FRAME_BYTES, frames.MAX_FRAME_BYTES + 1])),
     st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), max_size=5).map(
         lambda pairs: bytes(Encoder().encode([(name.encode(), value.encode()) for name, value in pairs]))
     ),
@@ -126,7 +126,10 @@ def test_who_speaks_something_else_is_found_out_at_once(first: bytes) -> None:
 
 
 BAD = {
-    "too large a frame": (frames.header(Kind.DATA, 0, 1, 16_385), ErrorCode.FRAME_SIZE_ERROR),
+    "too large a frame": (
+        frames.header(Kind.DATA, 0, 1, frames.MAX_FRAME_BYTES + 1),
+        ErrorCode.FRAME_SIZE_ERROR,
+    ),
     "DATA of no stream": (frame(Kind.DATA, 0, 0, b"x"), ErrorCode.PROTOCOL_ERROR),
     "DATA of a stream that never was": (frame(Kind.DATA, 0, 9, b"x"), ErrorCode.PROTOCOL_ERROR),
     "too much padding": (frame(Kind.DATA, Flag.PADDED, 1, b"\x05abc"), ErrorCode.PROTOCOL_ERROR),
@@ -155,6 +158,14 @@ BAD = {
     "too large a first window": (
         frames.settings({Setting.INITIAL_WINDOW_SIZE: 2**31}),
         ErrorCode.FLOW_CONTROL_ERROR,
+    ),
+    "frames that are too small": (
+        frames.settings({Setting.MAX_FRAME_SIZE: frames.FIRST_FRAME_BYTES - 1}),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
+    "frames that are too large": (
+        frames.settings({Setting.MAX_FRAME_SIZE: 2**24}),
+        ErrorCode.PROTOCOL_ERROR,
     ),
     "PING cut off": (frame(Kind.PING, 0, 0, b"abc"), ErrorCode.FRAME_SIZE_ERROR),
     "a window of nothing more": (frames.window_update(1, 0), ErrorCode.PROTOCOL_ERROR),
