@@ -107,18 +107,11 @@ def test_a_node_that_comes_back_elsewhere_is_taken_in(own_cluster: ClusterProces
         again.stop()
 
 
-def _heed_interrupts() -> None:
-    """A shell that runs the tests in the background has them ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_members_can_be_watched(own_cluster: ClusterProcesses) -> None:
     first, _, victim = own_cluster.nodes
     command = [sys.executable, "-m", "cacheservice", "members", "--watch", "--target", first.address]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    start = partial(
-        subprocess.Popen, stdout=subprocess.PIPE, text=True, env=buffered, preexec_fn=_heed_interrupts
-    )
+    start = partial(subprocess.Popen, stdout=subprocess.PIPE, text=True, env=buffered)
     with start([*command, "--json"]) as as_json, start(command) as as_text:
         try:
             assert as_json.stdout is not None
