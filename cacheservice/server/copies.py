@@ -23,14 +23,14 @@ def size_of(copies: peer_pb2.Copies) -> int:
     return len(copies.keys) + len(copies.others)
 
 
-def to_proto(changes: Sequence[Change], now: int) -> peer_pb2.Copies:
+def fill(message: peer_pb2.Copies, changes: Sequence[Change], now: int) -> None:
+    """Puts the changes into the message, which is empty, and best in its place in a request already: protobuf
+    would copy it there."""
     keys: list[str] = []
     versions: list[int] = []
     values: list[bytes] = []
     ttl_ms: list[int] = []
     age_ms: list[int] = []
-    others: list[peer_pb2.ReplicaEntry] = []
-    positions: list[int] = []
     for position, (key, version, entry) in enumerate(changes):
         if entry is not None and _is_plain(entry, now):
             keys.append(key)
@@ -39,17 +39,15 @@ def to_proto(changes: Sequence[Change], now: int) -> peer_pb2.Copies:
             ttl_ms.append(entry.expires - now if entry.expires else 0)
             age_ms.append(max(0, now - entry.created))
         else:
-            others.append(_other(Change(key, version, entry), now))
-            positions.append(position)
-    return peer_pb2.Copies(
-        keys=keys,
-        versions=versions,
-        values=values,
-        ttl_ms=ttl_ms if any(ttl_ms) else [],
-        age_ms=age_ms if any(age_ms) else [],
-        others=others,
-        other_positions=positions,
-    )
+            message.others.append(_other(Change(key, version, entry), now))
+            message.other_positions.append(position)
+    message.keys.extend(keys)
+    message.versions.extend(versions)
+    message.values.extend(values)
+    if any(ttl_ms):
+        message.ttl_ms.extend(ttl_ms)
+    if any(age_ms):
+        message.age_ms.extend(age_ms)
 
 
 def from_proto(copies: peer_pb2.Copies, now: int, bounds: decode.Bounds) -> list[Change | None]:

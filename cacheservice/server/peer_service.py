@@ -61,6 +61,7 @@ class PeerServicer(PeerServiceServicer):
         self._bounds = decode.Bounds(settings.max_value_bytes, settings.replication_factor)
         self._max_answer_bytes = settings.max_message_bytes
         self._default_timeout_ms = round(settings.default_timeout_seconds * 1_000)
+        self._slow = {"forward": self._forward, "invalidate": self._invalidate, "scan": self._scan}
 
     @guarded
     async def Exchange(self, request: object, context: Context) -> None:  # type: ignore[override]
@@ -74,7 +75,7 @@ class PeerServicer(PeerServiceServicer):
 
     def begin(self, request: peer_pb2.PeerServiceExchangeRequest) -> Begun[bytes]:
         kind = request.WhichOneof("request")
-        slow = {"forward": self._forward, "invalidate": self._invalidate, "scan": self._scan}.get(kind or "")
+        slow = self._slow.get(kind or "")
         if slow is not None:
             return partial(self._answer_later, request, slow)
         try:
@@ -212,7 +213,9 @@ class PeerServicer(PeerServiceServicer):
             if left < 0:
                 break
             found.append(change)
-        return peer_pb2.FetchResponse(copies=copies.to_proto(found, self._clock.now_ms()))
+        response = peer_pb2.FetchResponse()
+        copies.fill(response.copies, found, self._clock.now_ms())
+        return response
 
     def _take(self, sent: peer_pb2.Copies, take: Callable[[list[Change]], list[int]]) -> list[int]:
         """The version held afterwards of each; 0 for one that no node within its bounds would have sent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,9 +20,8 @@ MAX_ROWS = 1_000
 """Operations or copies of several requests that leave together."""
 MAX_BYTES = 1024 * 1024
 """Of what they carry, but for the last of them."""
-WINDOW = 1
-"""Requests of a kind under way before others of it wait for each other; slow ones do not count."""
 SLOW_SECONDS = 0.05
+"""What is under way for longer lets others of its kind leave, which wait for it until then."""
 REFUSAL_SECONDS = 0.1
 
 
@@ -65,8 +64,8 @@ class PeerStream:
         self._stream: ClientStream | None = None
         self._pending: deque[Question] = deque()
         self._under_way: dict[int, list[Question]] = {}
-        self._counted: dict[int, str] = {}
-        """The kinds of those that count, by id."""
+        self._counted: dict[int, tuple[str, asyncio.TimerHandle]] = {}
+        """The kinds of those that count, by id, and what ends that."""
         self._last_id = 0
         self._is_woken = False
         self._refuses_until = 0.0
@@ -144,8 +143,8 @@ class PeerStream:
                 for each in questions:
                     each.was_sent = True
                 if questions[0].kind:
-                    self._counted[self._last_id] = questions[0].kind
-                    loop.call_later(SLOW_SECONDS, self._let_others_pass, self._last_id)
+                    timer = loop.call_later(SLOW_SECONDS, self._let_others_pass, self._last_id)
+                    self._counted[self._last_id] = questions[0].kind, timer
                 request = questions[0].to_request([row for each in questions for row in each.rows])
                 request.request_id = self._last_id
                 request.timeout_ms = max(each.timeout_ms for each in questions)
@@ -157,7 +156,7 @@ class PeerStream:
     def _take(self) -> list[Question]:
         """The first question that may leave, with all of its kind that can leave with it; not those that
         nobody waits for any longer."""
-        busy = {kind for kind, count in Counter(self._counted.values()).items() if count >= WINDOW}
+        busy = {kind for kind, _ in self._counted.values()}
         questions: list[Question] = []
         left: deque[Question] = deque()
         rows = size = 0
@@ -199,7 +198,9 @@ class PeerStream:
             start = end
 
     def _let_others_pass(self, request_id: int) -> None:
-        if self._counted.pop(request_id, None) is not None:
+        counted = self._counted.pop(request_id, None)
+        if counted is not None:
+            counted[1].cancel()
             self._wake()
 
     def _fail(self, why: str, *, maybe_done: bool) -> None:
@@ -207,6 +208,8 @@ class PeerStream:
         questions = [each for some in self._under_way.values() for each in some]
         questions += self._pending
         self._under_way.clear()
+        for _, timer in self._counted.values():
+            timer.cancel()
         self._counted.clear()
         self._pending.clear()
         for question in questions:

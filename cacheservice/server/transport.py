@@ -129,8 +129,10 @@ class GrpcTransport:
 
     async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
         def to_request(rows: list[Change]) -> peer_pb2.PeerServiceExchangeRequest:
-            replicate = peer_pb2.ReplicateRequest(header=self._header(node_id), copies=self._copies(rows))
-            return peer_pb2.PeerServiceExchangeRequest(replicate=replicate)
+            request = peer_pb2.PeerServiceExchangeRequest()
+            request.replicate.header.CopyFrom(self._header(node_id))
+            copies.fill(request.replicate.copies, rows, self._clock.now_ms())
+            return request
 
         size = sum(len(change.entry.value) for change in changes if change.entry is not None)
         question = Question("replicate", list(changes), size, timeout_ms, to_request, _replicate_rows)
@@ -170,11 +172,11 @@ class GrpcTransport:
         self, node_id: str, changes: Sequence[Change], *, if_room: bool, timeout_ms: int
     ) -> list[int]:
         def to_request(rows: list[Change]) -> peer_pb2.PeerServiceExchangeRequest:
-            return peer_pb2.PeerServiceExchangeRequest(
-                hand_over=peer_pb2.HandOverRequest(
-                    header=self._header(node_id), copies=self._copies(rows), if_room=if_room
-                )
-            )
+            request = peer_pb2.PeerServiceExchangeRequest()
+            request.hand_over.header.CopyFrom(self._header(node_id))
+            request.hand_over.if_room = if_room
+            copies.fill(request.hand_over.copies, rows, self._clock.now_ms())
+            return request
 
         question = Question("", list(changes), 0, timeout_ms, to_request, _hand_over_rows)
         return await self._ask_or_give_up(node_id, question)
@@ -245,9 +247,6 @@ class GrpcTransport:
             return await self._ask(node_id, purpose, question)
         except CacheServiceError as error:
             raise PeerUnreachable(node_id, error.message, maybe_done=False) from None
-
-    def _copies(self, changes: Sequence[Change]) -> peer_pb2.Copies:
-        return copies.to_proto(changes, self._clock.now_ms())
 
     async def _ask(self, node_id: str, purpose: str, question: Question) -> list[Any]:
         """The peer's answer. PeerUnreachable when it gave none; else the error that it answered with."""

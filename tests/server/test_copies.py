@@ -62,7 +62,9 @@ def expected(change: Change, later_ms: int) -> Change:
 
 
 def sent(some: list[Change]) -> peer_pb2.Copies:
-    return peer_pb2.Copies.FromString(copies.to_proto(some, NOW).SerializeToString())
+    message = peer_pb2.Copies()
+    copies.fill(message, some, NOW)
+    return peer_pb2.Copies.FromString(message.SerializeToString())
 
 
 @given(st.lists(changes(), max_size=20), st.integers(0, 1_000))
