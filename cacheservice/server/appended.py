@@ -28,14 +28,17 @@ def with_reads(response: bytes, outcomes: Sequence[int], values: Sequence[bytes]
         return response
     before = b"".join((_OUTCOMES, _varint(len(outcomes)), bytes(outcomes)))
     first = len(values[0])
-    if len(set(map(len, values))) == 1:
+    if all(len(value) == first for value in values):
         prefix = _VALUES + _varint(first)
         size = len(before) + len(values) * (len(prefix) + first)
         return prefix.join((b"".join((response, _GET, _varint(size), before)), *values))
     parts: list[bytes] = [b"", b"", b"", before]
+    size = len(before)
     for value in values:
-        parts += (_VALUES, _varint(len(value)), value)
-    parts[:3] = response, _GET, _varint(sum(map(len, parts)))
+        prefix = _VALUES + _varint(len(value))
+        size += len(prefix) + len(value)
+        parts += (prefix, value)
+    parts[:3] = response, _GET, _varint(size)
     return b"".join(parts)
 
 

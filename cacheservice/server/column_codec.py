@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from cacheservice.errors import AnswerTooLarge, CacheServiceError, InvalidArgument
 from cacheservice.limits import MAX_KEY_BYTES, MAX_TTL_SECONDS
@@ -48,7 +48,7 @@ class Entries:
 def keys(column: Sequence[str]) -> Keys:
     """InvalidArgument when the batch as a whole is out of bounds."""
     decode.batch_size("keys", column)
-    found = list(column)
+    found = _listed(column)
     if _are_plain(found):
         return Keys(found, {})
     refused = _refused(found, (), (), (), None)
@@ -58,10 +58,10 @@ def keys(column: Sequence[str]) -> Keys:
 def entries(columns: pb.SetColumns, bounds: Bounds) -> Entries:
     """InvalidArgument when the batch as a whole is out of bounds, or the columns' lengths do not agree."""
     decode.batch_size("keys", columns.keys)
-    found = list(columns.keys)
-    values = list(columns.values)
-    ttl_ms = list(columns.ttl_ms)
-    stale_ms = list(columns.stale_ms)
+    found = _listed(columns.keys)
+    values = _listed(columns.values)
+    ttl_ms = _listed(columns.ttl_ms)
+    stale_ms = _listed(columns.stale_ms)
     size = len(found)
     if len(values) != size:
         raise InvalidArgument.of("values", f"as many as keys, {size}", str(len(values)))
@@ -90,27 +90,33 @@ def reads(result: Reads, max_bytes: int, *, is_whole: bool = True) -> pb.Exchang
 
     That is so for `result`, too. `is_whole`: or else the caller appends outcomes and values.
     """
-    size = sum(map(len, result.values)) + _FRAMING_BYTES * len(result.values)
+    size = _FRAMING_BYTES * len(result.values)
+    for value in result.values:
+        size += len(value)
     if size > max_bytes:
         _cut(result, max_bytes)
-    columns = pb.GetResultColumns(
-        outcomes=result.outcomes if is_whole else None,  # type: ignore[arg-type]
-        values=result.values if is_whole else None,
-        versions=result.versions,
-        ttl_ms=result.ttl_ms,
-        from_replica=result.from_replica,
-        leases=[
-            pb.LeaseAt(index=row, token=lease.token, lease_ms=lease.lease_ms)
-            for row, lease in result.leases.items()
-        ],
-        load_failures=[
-            pb.LoadFailureAt(index=row, failure=encode.load_failure(failure))
-            for row, failure in result.load_failures.items()
-        ],
-        hot=result.hot,
-        hot_ms=result.hot_ms,
-    )
-    return pb.ExchangeResponse(get=columns, errors=_errors(result.errors))
+    # Only what there is: to give protobuf ten empty columns takes as long as to look up five keys.
+    response = pb.ExchangeResponse()
+    columns = response.get
+    if is_whole:
+        columns.outcomes.extend(result.outcomes)  # type: ignore[arg-type]
+        columns.values.extend(result.values)
+    if result.versions:
+        columns.versions.extend(result.versions)
+    if result.ttl_ms:
+        columns.ttl_ms.extend(result.ttl_ms)
+    if result.from_replica:
+        columns.from_replica.extend(result.from_replica)
+    for row, lease in result.leases.items():
+        columns.leases.add(index=row, token=lease.token, lease_ms=lease.lease_ms)
+    for row, failure in result.load_failures.items():
+        columns.load_failures.add(index=row, failure=encode.load_failure(failure))
+    if result.hot:
+        columns.hot.extend(result.hot)
+        columns.hot_ms = result.hot_ms
+    if result.errors:
+        response.errors.extend(_errors(result.errors))
+    return response
 
 
 def writes(result: Writes) -> pb.ExchangeResponse:
@@ -168,9 +174,14 @@ def _by_row(errors: Iterable[CacheServiceError | None]) -> Errors:
     return {row: error for row, error in enumerate(errors) if error is not None}
 
 
+def _listed(column: Sequence[Cell]) -> list[Cell]:
+    """As list() of a message's column, in three quarters of the time."""
+    return cast("list[Cell]", column[:])
+
+
 def _are_plain(keys: list[str]) -> bool:
     """Whether all keys are so short that they are within bounds whatever their characters are."""
-    return all(keys) and max(map(len, keys)) <= _MAX_PLAIN_LENGTH
+    return all(0 < len(key) <= _MAX_PLAIN_LENGTH for key in keys)
 
 
 def _refused(
