@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-PROTOS := $(wildcard proto/cacheservice/v1/*.proto)
+COMPILED_TESTS := tests/cli/test_simulate.py tests/client tests/contracts tests/http2 tests/node tests/server tests/store tests/test_clock.py tests/test_ring.py
 
 .PHONY: help run test slow simulate compiled lint types arch unit proto bench-store bench-peers bench-unary bench-membership bench-failover bench-near bench-hot-key demo-stampede tools clean
 
@@ -13,8 +13,8 @@ run: .venv/run ## Start a three-node cluster on this machine (Ctrl-C stops it)
 
 test: lint types arch unit ## Check style, types, contracts and architecture, and run the test suite
 
-slow: .venv/dev .venv-proto/done .tools/done ## Run the tests that take longer
-	$(BIN)/pytest -m "slow and not simulation" --numprocesses 2
+slow: .venv/dev .venv-proto/done .tools/done ## Run the tests that take longer, and those of what is compiled
+	$(BIN)/pytest -m "slow and not simulation" --ignore tests/cli/test_simulate.py --numprocesses 3
 	$(MAKE) compiled
 
 simulate: .venv/dev ## Run whole clusters in simulation, 800 stories of five minutes (a quarter of an hour; SEEDS=500 for more)
@@ -40,22 +40,19 @@ breaking: .venv/dev ## Check that the proto files stay compatible with those com
 proto: .venv-proto/done ## Generate the stubs in cacheservice/v1 from proto/
 	.venv-proto/bin/python tests/generate_stubs.py cacheservice/v1
 
-compiled: .venv/dev ## Compile the store (a minute; needs a C compiler) in build/compiled, and run its tests there
-	rm -rf build/compiled && mkdir -p build/compiled
-	cp -r pyproject.toml README.md cacheservice tests benchmarks build/compiled
-	cd build/compiled && HATCH_BUILD_HOOKS_ENABLE=true ../../$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
-	cd build/compiled && ../../$(BIN)/python -m pytest --numprocesses 2 tests/store tests/contracts
+compiled: build/compiled/made ## Compile what every key passes (a minute and a half; needs a C compiler), and run its tests
+	cd build/compiled && TRACES_DIR="$${TRACES_DIR:-$(CURDIR)/../shared/traces}" ../../$(BIN)/python -m pytest --numprocesses 2 $(COMPILED_TESTS)
 
-bench-store: compiled ## Measure the store beside its peers (an hour; needs redis-server)
+bench-store: build/compiled/made ## Measure the store beside its peers (an hour; needs redis-server)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
 	$(BIN)/python -m benchmarks.store
 	cd build/compiled && ../../$(BIN)/python -m benchmarks.store_speed
 
-bench-peers: .venv/dev ## Measure client and nodes beside Redis and others (half an hour; needs redis-server, memcached, nutcracker)
+bench-peers: build/compiled/made ## Measure client and nodes beside Redis and others (half an hour; needs redis-server, memcached, nutcracker)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
-	$(BIN)/python -m benchmarks.peers
-	$(BIN)/python -m benchmarks.tail
-	$(BIN)/python -m benchmarks.workers
+	cd build/compiled && ../../$(BIN)/python -m benchmarks.peers
+	cd build/compiled && ../../$(BIN)/python -m benchmarks.tail
+	cd build/compiled && ../../$(BIN)/python -m benchmarks.workers
 
 bench-unary: .venv/dev ## Measure a unary Get beside an empty method (a minute; builds ghz, with Go)
 	GOBIN="$(CURDIR)/.tools" go install github.com/bojand/ghz/cmd/ghz@v0.121.0
@@ -86,6 +83,13 @@ settings: .venv/dev ## Write the table of settings into the README
 
 clean: ## Remove what these targets have made
 	rm -rf .venv .venv-proto .tools .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+build/compiled/made: .venv/dev pyproject.toml $(shell find cacheservice tests benchmarks -name '*.py')
+	rm -rf build/compiled && mkdir -p build/compiled
+	cp -r pyproject.toml README.md cacheservice tests benchmarks build/compiled
+	cd build/compiled && HATCH_BUILD_HOOKS_ENABLE=true ../../$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	cp -r Makefile proto docs deploy build/compiled
+	@touch $@
 
 .venv/made:
 	$(PYTHON) -m venv .venv

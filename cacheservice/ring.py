@@ -83,6 +83,11 @@ class Ring:
             found = by_start[start] = self._walk(start, count)
         return found
 
+    def owns(self, node_id: str, keys: Collection[str]) -> bool:
+        """Whether the node is the owner of all the keys."""
+        alone = (node_id,)
+        return all(self.owners(key, 1) == alone for key in keys)
+
     def owners_without(self, gone: Collection[str], key: str, count: int) -> tuple[str, ...]:
         """The owners of `key` in the ring of all members but those; slower than `owners`."""
         if not self._tokens:

@@ -185,8 +185,18 @@ def test_weight_is_a_share() -> None:
     assert shares["b"] / shares["a"] == pytest.approx(3, rel=0.2)
 
 
+@given(st.lists(st.text(min_size=1, max_size=5), max_size=20))
+def test_a_node_owns_keys_when_it_is_the_first_owner_of_each(keys: list[str]) -> None:
+    ring = Ring(map(RingMember, "abc"))
+    for node_id in "abcd":
+        owned = [key for key in keys if ring.owners(key, 2)[0] == node_id]
+        assert ring.owns(node_id, owned)
+        assert ring.owns(node_id, keys) == (owned == keys)
+
+
 def test_an_empty_ring_owns_nothing() -> None:
     assert Ring([]).owners("a", 2) == ()
+    assert not Ring([]).owns("a", ["k"])
     assert Ring([]).shares() == {}
 
 

@@ -119,7 +119,7 @@ class Invalidations:
                 # Somebody may have an older entry, under another tag, and is to learn of the removal. A newer
                 # one, which this node has missed, is not to fall with it.
                 self._shard.bury(key, version)
-            return self._peers.view.ring.owners(key, 1) == (self._node_id,)
+            return self._peers.view.ring.owns(self._node_id, (key,))
 
         try:
             return await self._sweeps.remove(fence, removed)

@@ -160,8 +160,7 @@ class Node:
         if len(ring.members) < 2:
             is_owner = bool(ring.members) and ring.members[0].node_id == self.node_id
         else:
-            alone = (self.node_id,)
-            is_owner = all(ring.owners(key, 1) == alone for key in keys)
+            is_owner = ring.owns(self.node_id, keys)
         return is_owner and self.owner.is_sure_of(keys)
 
     def read_own(self, read: Get) -> GetResult | None:
@@ -179,7 +178,7 @@ class Node:
         return self.owner.is_sure_of(keys)
 
     def is_first_owner(self, key: str) -> bool:
-        return self._peers.view.ring.owners(key, 1) == (self.node_id,)
+        return self._peers.view.ring.owns(self.node_id, (key,))
 
     async def replicate(self, changes: Sequence[Change], timeout_ms: int) -> list[tuple[int, int]]:
         """Has changes copied that were made here; of each its version in the end, and how many replicas

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from cacheservice.errors import CacheServiceError
 from cacheservice.node.leases import Failure, Lease
@@ -91,7 +91,7 @@ class Release:
     error: str = ""
 
 
-Operation = Get | Set | Delete | Touch | Increment | Release
+Operation: TypeAlias = Get | Set | Delete | Touch | Increment | Release
 
 
 @dataclass(slots=True)
@@ -149,9 +149,9 @@ class ReleaseResult:
     """The entry to go on with, if there is one."""
 
 
-Result = GetResult | SetResult | DeleteResult | TouchResult | IncrementResult | ReleaseResult
+Result: TypeAlias = GetResult | SetResult | DeleteResult | TouchResult | IncrementResult | ReleaseResult
 
-Answer = Result | CacheServiceError
+Answer: TypeAlias = Result | CacheServiceError
 """In a batch each operation has its own answer, which may be an error."""
 
 

@@ -233,12 +233,16 @@ def test_the_second_failure_in_a_row_keeps_everybody_from_loading_for_a_while(at
 
 
 def test_a_lost_loaders_lease_is_given_on_though_the_clock_moves_on_meanwhile() -> None:
-    class Ticking(ManualClock):
-        def now_ms(self) -> int:
-            self.advance(1)
-            return super().now_ms()
+    clock = ManualClock()
 
-    leases = Leases(clock := Ticking(), Random(1))
+    class Ticking:
+        wall_ms = clock.wall_ms
+
+        def now_ms(self) -> int:
+            clock.advance(1)
+            return clock.now_ms()
+
+    leases = Leases(Ticking(), Random(1))
     leases.take("k", lambda: 1, LEASE_MS, RETRY_MS)
     clock.advance(LEASE_MS)
     assert isinstance(leases.take("k", lambda: 2, LEASE_MS, RETRY_MS), Lease)
