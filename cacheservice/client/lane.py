@@ -173,8 +173,7 @@ class Lane:
             self._give_back(batch, Unavailable(f"{self.address} could not be reached in time"))
         for batch in self._under_way.values():
             if batch.counts and now - batch.sent_at > SLOW_SECONDS:
-                batch.counts = False
-                self._busy[batch.slot] -= 1
+                self._no_longer_counts(batch)
         if self._may_send:
             self._wake()
 
@@ -242,6 +241,7 @@ class Lane:
                 self._keys[False],
                 self._keys[True],
                 is_changing=busy[Slot.CHANGES] > 0,
+                is_fed=busy[Slot.LARGE] > 1,
             )
             if not batches:
                 self._may_send = True
@@ -308,10 +308,14 @@ class Lane:
 
     def _forget(self, batch_id: int) -> Batch:
         batch = self._under_way.pop(batch_id)
-        self._keys[batch.is_large] -= len(batch.keys)
         if batch.counts:
-            self._busy[batch.slot] -= 1
+            self._no_longer_counts(batch)
         return batch
+
+    def _no_longer_counts(self, batch: Batch) -> None:
+        batch.counts = False
+        self._keys[batch.is_large] -= len(batch.keys)
+        self._busy[batch.slot] -= 1
 
     def _hedge(self, batch_id: int) -> None:
         batch = self._under_way.get(batch_id)

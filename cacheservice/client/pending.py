@@ -188,6 +188,7 @@ class Pending:
         under_way_large: int = 0,
         *,
         is_changing: bool = False,
+        is_fed: bool = False,
     ) -> list[Batch]:
         """What is to leave next, of the sizes that may; in turns where both do.
 
@@ -196,7 +197,9 @@ class Pending:
         `under_way` and `under_way_large` count the operations that have left in batches of either size and
         are not answered. About half of all should be: while the node works on them, this side has the others.
         `is_changing`: whether there are writes or removals among them. With several nodes those that wait
-        then gather, since to have them replicated takes as much for one as for some tens.
+        then gather, since to have them replicated takes as much for one as for some tens. `is_fed`: whether
+        the node has another large batch waiting behind that which it works on. Then large reads gather as
+        long as more than half is under way: sooner they would only be more messages.
         """
         if small and not self._small:
             if self.is_alone:
@@ -206,8 +209,10 @@ class Pending:
             else:
                 self.seal()
         if large and self._large and (self._large_is_next or not (small and self._small)):
-            self._large_is_next = False
-            return [self._take_large(under_way_large)]
+            batch = self._take_large(under_way_large, is_fed=is_fed)
+            if batch is not None:
+                self._large_is_next = False
+                return [batch]
         if not (small and self._small):
             return []
         self._large_is_next = True
@@ -222,16 +227,19 @@ class Pending:
         """To be told the bytes of a value now and then, so that reads of many are cut to fit their answer."""
         self._bytes_a_read += (size - self._bytes_a_read) / 8
 
-    def _take_large(self, under_way: int) -> Batch:
+    def _take_large(self, under_way: int, *, is_fed: bool) -> Batch | None:
         """The first large batch; of reads also those behind it, up to half of all there are."""
-        first = self._large.popleft()
+        first = self._large[0]
         if not isinstance(first, Reads) or first.tried:
-            return first
+            return self._large.popleft()
         most = max(LEAST_KEYS, min(MAX_KEYS, int(ANSWER_BYTES / (self._bytes_a_read + 1))))
+        waiting = sum(len(batch.keys) for batch in self._large)
+        if is_fed and under_way > waiting and waiting + len(first.keys) <= most:
+            return None
+        self._large.popleft()
         if len(first.keys) > most:
             self._large.appendleft(first.select(range(most, len(first.keys))))
             return first.select(range(most))
-        waiting = len(first.keys) + sum(len(batch.keys) for batch in self._large)
         most = min(most, (under_way + waiting + 1) // 2)
         reads, size = [first], len(first.keys)
         while self._large and size + len(self._large[0].keys) <= most:

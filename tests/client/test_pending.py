@@ -183,6 +183,36 @@ async def test_large_batches_and_small_ones_take_turns() -> None:
     assert waiting.take(small=False, large=True, under_way=0) == []
 
 
+async def test_large_reads_gather_as_long_as_the_node_has_enough_to_do() -> None:
+    waiting = pending()
+    caller = Caller(asyncio.get_running_loop().create_future(), 1_000)
+
+    def add(count: int) -> None:
+        for _ in range(count):
+            waiting.add(Reads([str(number) for number in range(100)], caller, TIMES))
+
+    def leaving(under_way_large: int, *, is_fed: bool = True) -> list[int]:
+        batches = waiting.take(
+            small=True, large=True, under_way=0, under_way_large=under_way_large, is_fed=is_fed
+        )
+        return [len(batch.keys) for batch in batches]
+
+    add(3)
+    assert leaving(500) == []
+    waiting.read("a")
+    assert leaving(500) == [1]
+    assert leaving(500, is_fed=False) == [300]
+    add(4)
+    assert leaving(400) == [400]
+    add(1)
+    waiting.add(Removals(["a"], caller, TIMES))
+    for _ in range(100):
+        waiting.value_read(2_048)
+    # More than these would not fit into one answer.
+    assert leaving(500) == [100]
+    assert leaving(500) == [1]
+
+
 async def test_what_waited_too_long_is_given_back() -> None:
     waiting = pending()
     waiting.read("a")
