@@ -6,7 +6,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 
 WORKDIR /src
 COPY . .
-# With the store compiled (docs/store.md).
+# With what each key passes compiled (docs/performance.md).
 RUN HATCH_BUILD_HOOKS_ENABLE=true pip wheel --no-deps --wheel-dir /dist .
 
 RUN python -m venv --without-pip /opt/venv \

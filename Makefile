@@ -13,7 +13,7 @@ run: .venv/run ## Start a three-node cluster on this machine (Ctrl-C stops it)
 
 test: lint types arch unit ## Check style, types, contracts and architecture, and run the test suite
 
-slow: .venv/dev .venv-proto/done .tools/done ## Run the tests that take longer, and those of what is compiled
+slow: .venv/dev .venv-proto/done .tools/done ## Run the tests that take longer, and those of what is compiled, replays of access logs among them
 	$(BIN)/pytest -m "slow and not simulation" --ignore tests/cli/test_simulate.py --numprocesses 3
 	$(MAKE) compiled
 
@@ -82,13 +82,13 @@ settings: .venv/dev ## Write the table of settings into the README
 	$(BIN)/python -m tests.write_settings
 
 clean: ## Remove what these targets have made
-	rm -rf .venv .venv-proto .tools .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-proto .tools build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
-build/compiled/made: .venv/dev pyproject.toml $(shell find cacheservice tests benchmarks -name '*.py')
+# Folders, too: of a file that was deleted they alone tell.
+build/compiled/made: .venv/dev pyproject.toml README.md $(shell find cacheservice tests benchmarks -name __pycache__ -prune -o -print)
 	rm -rf build/compiled && mkdir -p build/compiled
 	cp -r pyproject.toml README.md cacheservice tests benchmarks build/compiled
 	cd build/compiled && HATCH_BUILD_HOOKS_ENABLE=true ../../$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
-	cp -r Makefile proto docs deploy build/compiled
 	@touch $@
 
 .venv/made:

@@ -241,7 +241,7 @@ class Lane:
                 self._keys[False],
                 self._keys[True],
                 is_changing=busy[Slot.CHANGES] > 0,
-                is_fed=busy[Slot.LARGE] > 1,
+                is_fed=self._is_fed,
             )
             if not batches:
                 self._may_send = True
@@ -261,6 +261,12 @@ class Lane:
         if self._pending.is_alone:
             return busy[Slot.READS] + busy[Slot.CHANGES] < SMALL_WINDOW
         return not busy[Slot.READS]
+
+    @property
+    def _is_fed(self) -> bool:
+        """Whether large reads wait at the node behind others, and nothing there that waits for replicas."""
+        batches = self._under_way.values()
+        return self._busy[Slot.LARGE] > 1 and not any(batch.is_large and batch.changed for batch in batches)
 
     def _request(self, batches: list[Batch]) -> pb.ExchangeRequest:
         """One message for all the batches, which are under way from now on."""

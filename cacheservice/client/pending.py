@@ -198,8 +198,9 @@ class Pending:
         are not answered. About half of all should be: while the node works on them, this side has the others.
         `is_changing`: whether there are writes or removals among them. With several nodes those that wait
         then gather, since to have them replicated takes as much for one as for some tens. `is_fed`: whether
-        the node has another large batch waiting behind that which it works on. Then large reads gather as
-        long as more than half is under way: sooner they would only be more messages.
+        the node has large reads waiting behind those that it works on. Then others gather as long as more
+        than half is under way and an answer has room for one caller's more: sooner they would only be more
+        messages.
         """
         if small and not self._small:
             if self.is_alone:
@@ -228,18 +229,20 @@ class Pending:
         self._bytes_a_read += (size - self._bytes_a_read) / 8
 
     def _take_large(self, under_way: int, *, is_fed: bool) -> Batch | None:
-        """The first large batch; of reads also those behind it, up to half of all there are."""
+        """The first large batch; of reads also those behind it, up to half of all there are. None while they
+        gather; see `take`."""
         first = self._large[0]
         if not isinstance(first, Reads) or first.tried:
             return self._large.popleft()
         most = max(LEAST_KEYS, min(MAX_KEYS, int(ANSWER_BYTES / (self._bytes_a_read + 1))))
+        if len(first.keys) > most:
+            self._large[0] = first.select(range(most, len(first.keys)))
+            return first.select(range(most))
         waiting = sum(len(batch.keys) for batch in self._large)
-        if is_fed and under_way > waiting and waiting + len(first.keys) <= most:
+        has_room = waiting + len(first.keys) <= most
+        if is_fed and under_way > waiting and has_room and all(map(first.joins, self._large)):
             return None
         self._large.popleft()
-        if len(first.keys) > most:
-            self._large.appendleft(first.select(range(most, len(first.keys))))
-            return first.select(range(most))
         most = min(most, (under_way + waiting + 1) // 2)
         reads, size = [first], len(first.keys)
         while self._large and size + len(self._large[0].keys) <= most:

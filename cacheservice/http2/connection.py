@@ -207,11 +207,11 @@ class Connection:
             upper, lower, kind, flags, stream = parse_header(data, position)
             stream &= frames.MAX_WINDOW
             length = upper << 8 | lower
-            if length > frames.MAX_FRAME_BYTES:
+            is_data = kind == Kind.DATA and self.is_ready and self._continued is None
+            if length > (frames.MAX_FRAME_BYTES if is_data else frames.FIRST_FRAME_BYTES):
                 raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length:,} bytes")
             start = position + frames.HEADER_BYTES
             end = start + length
-            is_data = kind == Kind.DATA and self.is_ready and self._continued is None
             if end > len(data):
                 if is_data and not flags & Flag.PADDED:
                     self._left = length
@@ -228,7 +228,7 @@ class Connection:
         self._buffer = data[position:]
 
     def _more_data(self, payload: bytes) -> None:
-        """Gives a stream what has come of a large frame, for which nothing else would have to wait anyway."""
+        """Gives a stream what has come of a frame of DATA; the rest follows, with nothing else between."""
         self._left -= len(payload)
         flags, number = self._left_of
         if payload:

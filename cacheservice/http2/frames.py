@@ -12,7 +12,8 @@ HEADER_BYTES: Final = 9
 FIRST_FRAME_BYTES: Final = 16_384
 """Of the payload of a frame that either side takes before it has said more; none may take less."""
 MAX_FRAME_BYTES: Final = 256 * 1024
-"""That this side takes, and sends: each frame costs either side as much as some ten keys."""
+"""Of DATA that this side takes, and sends: each frame costs either side as much as some ten keys. Of what the
+other kinds carry, the first size is more than anybody needs."""
 FIRST_WINDOW: Final = 65_535
 """Bytes that either side may send, on a stream and on the connection, before the other has said more."""
 MAX_WINDOW: Final = 2**31 - 1

@@ -75,8 +75,8 @@ class TooLarge(Exception):
 class Stream:
     """Belongs to one connection, which calls what begins with an underscore here.
 
-    What is sent beyond the other side's windows is kept, without a bound: the sender is to look at
-    `is_blocked`.
+    What is sent beyond the other side's windows, or while the socket takes nothing, is kept, without a bound:
+    the sender is to look at `is_blocked`.
     """
 
     __slots__ = (

@@ -24,8 +24,8 @@ def size_of(copies: peer_pb2.Copies) -> int:
 
 
 def fill(message: peer_pb2.Copies, changes: Sequence[Change], now: int) -> None:
-    """Puts the changes into the message, which is empty, and best in its place in a request already: protobuf
-    would copy it there."""
+    """Puts the changes into an empty message: best into one that is in its request already, since protobuf
+    copies what is put there later."""
     keys: list[str] = []
     versions: list[int] = []
     values: list[bytes] = []

@@ -181,6 +181,22 @@ async def test_what_nobody_answers_is_an_error(
             await call
 
 
+async def test_large_reads_that_gather_leave_when_those_before_are_slow(play: Play, connect: Connect) -> None:
+    def answer(request: pb.ExchangeRequest) -> Answer:
+        return None if "slow 0" in request.get.keys else hits(request)
+
+    node, address = await play(answer)
+    client = await connect([address])
+    slow_keys = [f"slow {number}" for number in range(50)]
+    slow = [asyncio.create_task(client.get_many(slow_keys)) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert await client.get_many(["a", "b"]) == {"a": b"a", "b": b"b"}
+    assert [len(request.get.keys) for request in node.requests] == [50, 50, 2]
+    assert not any(task.done() for task in slow)
+    for task in slow:
+        task.cancel()
+
+
 async def test_an_overloaded_node_is_not_made_up_for_by_another(play: Play, connect: Connect) -> None:
     _, address = await play(refusing(Overloaded("too much", retry_after_ms="100")))
     other, other_address = await play(hits)

@@ -205,12 +205,16 @@ async def test_large_reads_gather_as_long_as_the_node_has_enough_to_do() -> None
     add(4)
     assert leaving(400) == [400]
     add(1)
+    assert leaving(500) == []
     waiting.add(Removals(["a"], caller, TIMES))
+    # Which are not to wait.
+    assert leaving(500) == [100]
+    assert leaving(500) == [1]
+    add(1)
     for _ in range(100):
         waiting.value_read(2_048)
     # More than these would not fit into one answer.
     assert leaving(500) == [100]
-    assert leaving(500) == [1]
 
 
 async def test_what_waited_too_long_is_given_back() -> None:

@@ -277,11 +277,24 @@ def test_windows_that_shrink_and_grow_for_streams_that_are_open(ends: BothEnds) 
     assert not ours.is_blocked
 
 
-def test_padding_and_priority_are_not_part_of_what_was_sent(ends: BothEnds) -> None:
+@pytest.mark.parametrize("size", [1, 10, 1 << 30])
+def test_padding_is_no_part_however_the_frame_arrives(ends: BothEnds, size: int) -> None:
     (ours, _), (_, theirs) = ends.opened()
-    payload = b"\3" + b"\0\0\0\0\1x" + bytes(3)
-    ends.server.receive(frames.frame(Kind.DATA, Flag.PADDED, ours.id, payload))
+    frame = frames.frame(Kind.DATA, Flag.PADDED, ours.id, b"\3" + b"\0\0\0\0\1x" + bytes(3))
+    for start in range(0, len(frame), size):
+        ends.server.receive(frame[start : start + size])
     assert theirs.messages == [b"x"]
+
+
+@pytest.mark.parametrize("size", [1, 10, 1 << 30])
+def test_a_stream_ends_with_the_last_byte_of_its_last_frame(ends: BothEnds, size: int) -> None:
+    (ours, heard), _ = ends.opened()
+    frame = frames.frame(Kind.DATA, Flag.END_STREAM, ours.id, b"\0\0\0\0\x14" + bytes(20))
+    for start in range(0, len(frame), size):
+        assert heard.ends == []
+        ends.client.receive(frame[start : start + size])
+    assert heard.messages == [bytes(20)]
+    assert len(heard.ends) == 1
 
 
 def test_a_connection_that_goes_away_lets_its_streams_end(ends: BothEnds) -> None:

@@ -130,6 +130,10 @@ BAD = {
         frames.header(Kind.DATA, 0, 1, frames.MAX_FRAME_BYTES + 1),
         ErrorCode.FRAME_SIZE_ERROR,
     ),
+    "too large a frame of another kind": (
+        frames.header(Kind.PING, 0, 0, frames.FIRST_FRAME_BYTES + 1),
+        ErrorCode.FRAME_SIZE_ERROR,
+    ),
     "DATA of no stream": (frame(Kind.DATA, 0, 0, b"x"), ErrorCode.PROTOCOL_ERROR),
     "DATA of a stream that never was": (frame(Kind.DATA, 0, 9, b"x"), ErrorCode.PROTOCOL_ERROR),
     "too much padding": (frame(Kind.DATA, Flag.PADDED, 1, b"\x05abc"), ErrorCode.PROTOCOL_ERROR),
