@@ -176,7 +176,7 @@ def test_a_run_does_not_depend_on_the_order_of_sets() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hundred", [*range(1, 9), *in_simulation(range(9, 21))])
+@pytest.mark.parametrize("hundred", [*range(1, 5), *in_simulation(range(5, 21))])
 def test_two_clusters_survive_all_sorts_of_faults_with_many_seeds(hundred: int) -> None:
     for seed in range(100 * hundred, 100 * hundred + 100):
         print(f"seed {seed}")
@@ -434,7 +434,7 @@ def test_news_reaches_thousands_of_nodes_in_less_than_three_seconds(count: int) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [*range(2), *in_simulation(range(2, 5))])
+@pytest.mark.parametrize("seed", [*range(1), *in_simulation(range(1, 5))])
 def test_a_hundred_nodes_find_out_about_deaths_and_invent_none(seed: int) -> None:
     world = GossipWorld(seed, checked=False)
     start_cluster(world, 100)
