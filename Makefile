@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+IN_COMPILED := cd build/compiled && ../../$(BIN)/python
 COMPILED_TESTS := tests/cli/test_simulate.py tests/client tests/contracts tests/http2 tests/node tests/server tests/store tests/test_clock.py tests/test_ring.py
 
 .PHONY: help run test slow simulate compiled lint types arch unit proto bench-store bench-peers bench-unary bench-membership bench-failover bench-near bench-hot-key demo-stampede tools clean
@@ -41,18 +42,18 @@ proto: .venv-proto/done ## Generate the stubs in cacheservice/v1 from proto/
 	.venv-proto/bin/python tests/generate_stubs.py cacheservice/v1
 
 compiled: build/compiled/made ## Compile what every key passes (a minute and a half; needs a C compiler), and run its tests
-	cd build/compiled && TRACES_DIR="$${TRACES_DIR:-$(CURDIR)/../shared/traces}" ../../$(BIN)/python -m pytest --numprocesses 2 $(COMPILED_TESTS)
+	export TRACES_DIR="$${TRACES_DIR:-$(CURDIR)/../shared/traces}" && $(IN_COMPILED) -m pytest --numprocesses 2 $(COMPILED_TESTS)
 
 bench-store: build/compiled/made ## Measure the store beside its peers (an hour; needs redis-server)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
 	$(BIN)/python -m benchmarks.store
-	cd build/compiled && ../../$(BIN)/python -m benchmarks.store_speed
+	$(IN_COMPILED) -m benchmarks.store_speed
 
 bench-peers: build/compiled/made ## Measure client and nodes beside Redis and others (half an hour; needs redis-server, memcached, nutcracker)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
-	cd build/compiled && ../../$(BIN)/python -m benchmarks.peers
-	cd build/compiled && ../../$(BIN)/python -m benchmarks.tail
-	cd build/compiled && ../../$(BIN)/python -m benchmarks.workers
+	$(IN_COMPILED) -m benchmarks.peers
+	$(IN_COMPILED) -m benchmarks.tail
+	$(IN_COMPILED) -m benchmarks.workers
 
 bench-unary: .venv/dev ## Measure a unary Get beside an empty method (a minute; builds ghz, with Go)
 	GOBIN="$(CURDIR)/.tools" go install github.com/bojand/ghz/cmd/ghz@v0.121.0

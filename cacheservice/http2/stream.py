@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
 from cacheservice.http2.frames import (
@@ -30,10 +29,6 @@ MESSAGE_HEADER_BYTES = 5
 """Of a gRPC message: whether it is compressed, and its length."""
 COPIED_BYTES = 16_384
 """Of a message that is sent as one piece with its headers: more costs less in two."""
-
-_HEADERS = Struct(">HBBBIBI")
-"""Of a frame and of the message that is all in it."""
-_DATA = int(Kind.DATA)
 
 Headers = list[tuple[str, str]]
 
@@ -132,6 +127,7 @@ class Stream:
             return
         size = MESSAGE_HEADER_BYTES + len(message)
         connection = self._connection
+        prefix = b"\0" + len(message).to_bytes(4)
         if (
             self._unsent
             or size > self.send_window
@@ -139,7 +135,6 @@ class Stream:
             or size > connection.frame_bytes
             or connection.is_paused
         ):
-            prefix = b"\0" + len(message).to_bytes(4)
             first = connection.frame_bytes - MESSAGE_HEADER_BYTES
             self._unsent.append(memoryview(prefix + message[:first]))
             if len(message) > first:
@@ -148,11 +143,11 @@ class Stream:
             return
         self.send_window -= size
         connection.send_window -= size
-        head = _HEADERS.pack(size >> 8, size & 0xFF, _DATA, 0, self.id, 0, len(message))
+        frame_header = header(Kind.DATA, 0, self.id, size)
         if size <= COPIED_BYTES:
-            connection.write(head + message)
+            connection.write(b"".join((frame_header, prefix, message)))
         else:
-            connection.write_many([head, message])
+            connection.write_many([frame_header + prefix, message])
 
     def pause(self) -> None:
         """Lets the other side send no more than WINDOW_BYTES until `resume`; that still arrives."""

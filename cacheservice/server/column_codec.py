@@ -48,8 +48,8 @@ class Entries:
 def keys(column: Sequence[str]) -> Keys:
     """InvalidArgument when the batch as a whole is out of bounds."""
     decode.batch_size("keys", column)
-    found = _listed(column)
-    if _are_plain(found):
+    found = listed(column)
+    if are_plain(found):
         return Keys(found, {})
     refused = _refused(found, (), (), (), None)
     return Keys(_without(found, refused), refused)
@@ -58,10 +58,10 @@ def keys(column: Sequence[str]) -> Keys:
 def entries(columns: pb.SetColumns, bounds: Bounds) -> Entries:
     """InvalidArgument when the batch as a whole is out of bounds, or the columns' lengths do not agree."""
     decode.batch_size("keys", columns.keys)
-    found = _listed(columns.keys)
-    values = _listed(columns.values)
-    ttl_ms = _listed(columns.ttl_ms)
-    stale_ms = _listed(columns.stale_ms)
+    found = listed(columns.keys)
+    values = listed(columns.values)
+    ttl_ms = listed(columns.ttl_ms)
+    stale_ms = listed(columns.stale_ms)
     size = len(found)
     if len(values) != size:
         raise InvalidArgument.of("values", f"as many as keys, {size}", str(len(values)))
@@ -69,7 +69,7 @@ def entries(columns: pb.SetColumns, bounds: Bounds) -> Entries:
         if len(column) not in (0, 1, size):
             raise InvalidArgument.of(field, f"none, one, or as many as keys, {size}", str(len(column)))
     if (
-        _are_plain(found)
+        are_plain(found)
         and max(map(len, values)) <= bounds.max_value_bytes
         and max(ttl_ms, default=0) <= _MAX_TTL_MS
         and max(stale_ms, default=0) <= _MAX_TTL_MS
@@ -170,18 +170,18 @@ def writes_of(rows: Sequence[WrittenRow]) -> Writes:
     return Writes(versions, replicas, _by_row(errors))
 
 
-def _by_row(errors: Iterable[CacheServiceError | None]) -> Errors:
-    return {row: error for row, error in enumerate(errors) if error is not None}
-
-
-def _listed(column: Sequence[Cell]) -> list[Cell]:
+def listed(column: Sequence[Cell]) -> list[Cell]:
     """As list() of a message's column, in three quarters of the time."""
     return cast("list[Cell]", column[:])
 
 
-def _are_plain(keys: list[str]) -> bool:
+def are_plain(keys: list[str]) -> bool:
     """Whether all keys are so short that they are within bounds whatever their characters are."""
     return all(0 < len(key) <= _MAX_PLAIN_LENGTH for key in keys)
+
+
+def _by_row(errors: Iterable[CacheServiceError | None]) -> Errors:
+    return {row: error for row, error in enumerate(errors) if error is not None}
 
 
 def _refused(

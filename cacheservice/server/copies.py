@@ -7,15 +7,13 @@ import logging
 from collections.abc import Sequence
 
 from cacheservice.errors import InvalidArgument
-from cacheservice.limits import MAX_KEY_BYTES
 from cacheservice.node.operations import Change
 from cacheservice.server import decode
+from cacheservice.server.column_codec import are_plain, listed
 from cacheservice.store import Entry
 from cacheservice.v1 import peer_pb2
 
 _log = logging.getLogger(__name__)
-
-_MAX_PLAIN_LENGTH = MAX_KEY_BYTES // 4
 
 
 def size_of(copies: peer_pb2.Copies) -> int:
@@ -56,20 +54,19 @@ def from_proto(copies: peer_pb2.Copies, now: int, bounds: decode.Bounds) -> list
     InvalidArgument when the columns do not fit together.
     """
     changes: list[Change | None]
-    keys, versions, values = list(copies.keys), list(copies.versions), list(copies.values)
-    ttl_ms = list(copies.ttl_ms) or [0] * len(keys)
-    age_ms = list(copies.age_ms) or [0] * len(keys)
+    keys, versions, values = listed(copies.keys), listed(copies.versions), listed(copies.values)
+    ttl_ms = listed(copies.ttl_ms) or [0] * len(keys)
+    age_ms = listed(copies.age_ms) or [0] * len(keys)
     for field, column in (("versions", versions), ("values", values), ("ttl_ms", ttl_ms), ("age_ms", age_ms)):
         if len(column) != len(keys):
             raise InvalidArgument.of(f"copies.{field}", f"as many as keys, {len(keys)}", str(len(column)))
-    positions = list(copies.other_positions)
+    positions = listed(copies.other_positions)
     size = size_of(copies)
     if len(positions) != len(copies.others) or len(set(positions) & set(range(size))) != len(positions):
         bound = f"{len(copies.others)} positions, from 0 to {size - 1}"
         raise InvalidArgument.of("copies.other_positions", bound, str(positions[:10]))
     if keys and not (
-        all(keys)
-        and max(map(len, keys)) <= _MAX_PLAIN_LENGTH
+        are_plain(keys)
         and max(map(len, values)) <= bounds.max_value_bytes
         and min(versions) >= 1
         and max(versions) <= decode.MAX_VERSION

@@ -74,7 +74,9 @@ def server() -> Victim:
 
 PAYLOADS = st.one_of(
     st.binary(max_size=40),
-    st.builds(bytes, st.sampled_from([16_384, frames.MAX_FRAME_BYTES, frames.MAX_FRAME_BYTES + 1])),
+    st.builds(
+        bytes, st.sampled_from([16_383, 16_384, 16_385, frames.MAX_FRAME_BYTES, frames.MAX_FRAME_BYTES + 1])
+    ),
     st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), max_size=5).map(
         lambda pairs: bytes(Encoder().encode([(name.encode(), value.encode()) for name, value in pairs]))
     ),
