@@ -61,6 +61,8 @@ class Exchange:
         self._home: Lane | None = None
         """That of all keys: while nothing is known of owners, or where there is but one node."""
         self._lanes: dict[str, Lane] = {}
+        self._leaving: list[Lane] = []
+        """Lanes that get nothing new, until all that they have is answered."""
         self._closing: set[asyncio.Task[None]] = set()
         self._checking: asyncio.TimerHandle | None = None
         self._has_waited = False
@@ -187,7 +189,19 @@ class Exchange:
             self._lane(address).share(is_alone=placement.is_one_node)
         self._home = self._lanes[placement.addresses[0]] if placement.is_one_node else None
         for address in [address for address in self._lanes if address not in wanted]:
-            closing = asyncio.create_task(self._lanes.pop(address).close())
+            self._leaving.append(self._lanes.pop(address))
+        self._close_left()
+
+    def _close_left(self) -> None:
+        """Closes lanes to nodes that have left, and lanes to the dead.
+
+        Not sooner: what a node that leaves is at work on would be done by another one meanwhile, and by that
+        node then, over what was written in between.
+        """
+        dead = frozenset() if self._placement is None else self._placement.dead
+        for lane in [lane for lane in self._leaving if lane.is_idle or lane.address in dead]:
+            self._leaving.remove(lane)
+            closing = asyncio.create_task(lane.close(f"{lane.address} has left the cluster"))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
@@ -278,8 +292,10 @@ class Exchange:
         self._is_closed = True
         if self._checking is not None:
             self._checking.cancel()
-        await asyncio.gather(*(lane.close() for lane in self._lanes.values()), *self._closing)
+        lanes = [*self._lanes.values(), *self._leaving]
+        await asyncio.gather(*(lane.close() for lane in lanes), *self._closing)
         self._lanes.clear()
+        self._leaving.clear()
         self._placement = self._home = None
 
     def _caller(self, keys: Sequence[str]) -> Caller:
@@ -332,9 +348,10 @@ class Exchange:
         now = loop.time()
         self._has_waited = now - due >= CHECK_SECONDS and not self._has_waited
         if not self._has_waited:
-            for lane in list(self._lanes.values()):
+            for lane in [*self._lanes.values(), *self._leaving]:
                 lane.check(now)
-        if not all(lane.is_idle for lane in self._lanes.values()):
+        self._close_left()
+        if self._leaving or not all(lane.is_idle for lane in self._lanes.values()):
             self._watch_over()
 
 

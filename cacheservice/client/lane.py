@@ -98,6 +98,7 @@ class Lane:
         """Whether the stream is open, or a pause may be cut short, and nothing has been done about it."""
         self._waker: asyncio.Future[None] | None = None
         """Of a pause between two streams."""
+        self._why_closed = ""
         self._task = asyncio.create_task(self._run())
 
     def share(self, *, is_alone: bool) -> None:
@@ -177,8 +178,9 @@ class Lane:
         if self._may_send:
             self._wake()
 
-    async def close(self) -> None:
-        """Ends the stream; what waits ends with an error."""
+    async def close(self, why: str = "the client was closed") -> None:
+        """Ends the stream; what waits is given back."""
+        self._why_closed = why
         self._task.cancel()
         await asyncio.wait((self._task,))
 
@@ -195,7 +197,7 @@ class Lane:
                 self._fail(failure)
                 await self._pause(backoff.next())
         finally:
-            self._fail(Unavailable("the client was closed"))
+            self._fail(Unavailable(self._why_closed))
 
     async def _exchange(self, stream: ClientStream, backoff: Backoff) -> CacheServiceError:
         """Sends and receives until the stream ends; why it did."""

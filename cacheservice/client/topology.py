@@ -14,6 +14,7 @@ from cacheservice.v1.cluster_pb2 import (
     MEMBER_PHASE_SERVING,
     MEMBER_PHASE_WARMING,
     MEMBER_STATE_ALIVE,
+    MEMBER_STATE_DEAD,
     MEMBER_STATE_SUSPECT,
     MEMBER_STATE_WARMING,
     DescribeRequest,
@@ -49,6 +50,10 @@ class Placement:
         )
         if self._ring.epoch != topology.ring_epoch:
             raise ValueError("the node computes its ring in another way")
+        self.dead = frozenset(
+            member.address for member in topology.members if member.state == MEMBER_STATE_DEAD
+        ).difference(member.address for member in members)
+        """The addresses of nodes that are taken for dead."""
         self._copies = topology.replication_factor
         self._address = {member.node_id: member.address for member in members}
         self._last = frozenset(member.node_id for member in members if member.state not in _ALIVE)

@@ -100,10 +100,12 @@ class PeerChannels:
         return await self._get(address).connects(seconds)
 
     def retain(self, addresses: Collection[str]) -> None:
-        """Closes the channels to all other addresses; calls under way get a moment to finish."""
-        for address in [address for address in self._open if address not in addresses]:
-            connection = self._open.pop(address)
-            task = asyncio.create_task(_close(connection, self._streams.pop(address, {}).values()))
+        """Closes the channels to all other addresses, and the streams over them; calls under way get a moment
+        to finish, because what is cut off would be done again elsewhere."""
+        for address in (self._open.keys() | self._streams.keys()).difference(addresses):
+            task = asyncio.create_task(
+                _close(self._open.pop(address, None), self._streams.pop(address, {}).values())
+            )
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
@@ -127,6 +129,7 @@ def _stubs(channel: grpc.aio.Channel) -> PeerStubs:
     return PeerStubs(PeerServiceStub(channel), CacheServiceStub(channel))
 
 
-async def _close(connection: Connection[PeerStubs], streams: Iterable[PeerStream]) -> None:
-    await asyncio.gather(*(stream.close() for stream in streams))
-    await connection.close(CLOSE_GRACE_SECONDS)
+async def _close(connection: Connection[PeerStubs] | None, streams: Iterable[PeerStream]) -> None:
+    await asyncio.gather(*(stream.finish(CLOSE_GRACE_SECONDS) for stream in streams))
+    if connection is not None:
+        await connection.close(CLOSE_GRACE_SECONDS)

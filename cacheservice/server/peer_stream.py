@@ -94,6 +94,13 @@ class PeerStream:
             if not question.was_sent and question in self._pending:
                 self._pending.remove(question)
 
+    async def finish(self, seconds: float) -> None:
+        """Closes it when all that has been asked is answered, or after so long."""
+        asked = [*self._pending, *(each for some in self._under_way.values() for each in some)]
+        if asked:
+            await asyncio.wait([question.answer for question in asked], timeout=seconds)
+        await self.close()
+
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -27,13 +28,17 @@ from cacheservice.errors import (
 from cacheservice.server.app import NodeServer
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.admin_pb2 import StatsRequest
-from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer, add_CacheServiceServicer_to_server
-from cacheservice.v1.cluster_pb2 import DescribeRequest
-from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub
+from cacheservice.v1.cache_pb2_grpc import add_CacheServiceServicer_to_server
+from cacheservice.v1.cluster_pb2 import (
+    MEMBER_STATE_ALIVE,
+    MEMBER_STATE_DEAD,
+    MEMBER_STATE_LEAVING,
+    DescribeRequest,
+    MemberState,
+)
+from cacheservice.v1.cluster_pb2_grpc import ClusterServiceStub, add_ClusterServiceServicer_to_server
 from cacheservice.wire import to_status
-
-Answer = pb.ExchangeResponse | CacheServiceError | None
-Script = Callable[[pb.ExchangeRequest], Answer]
+from tests.client.scripted import Answer, Script, ScriptedNode, Teller
 
 
 def hits(request: pb.ExchangeRequest) -> pb.ExchangeResponse:
@@ -56,41 +61,19 @@ def cut(_: pb.ExchangeRequest) -> Answer:
     return Unavailable("cut")
 
 
-class ScriptedNode(CacheServiceServicer):
-    """Answers each batch as its script says: with a response, with nothing, or by ending the stream."""
-
-    def __init__(self, script: Script) -> None:
-        self.script = script
-        self.requests: list[pb.ExchangeRequest] = []
-        self.released: list[tuple[str, bytes]] = []
-
-    async def Exchange(self, requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
-        await context.send_initial_metadata(())
-        async for request in requests:
-            self.requests.append(request)
-            answer = self.script(request)
-            if isinstance(answer, CacheServiceError):
-                await context.abort(grpc.StatusCode.UNAVAILABLE, answer.message)
-            elif answer is not None:
-                answer.batch_id = request.batch_id
-                await context.write(answer)
-
-    async def ReleaseLease(self, request: Any, context: Any) -> pb.ReleaseLeaseResponse:  # noqa: N802
-        self.released.append((request.key, request.lease_token))
-        return pb.ReleaseLeaseResponse()
-
-
 Play = Callable[..., Awaitable[tuple[Any, str]]]
 Connect = Callable[..., Awaitable[Client]]
 
 
 @pytest.fixture
 def play(stack: AsyncExitStack) -> Play:
-    """Starts a scripted node; the node and its address."""
+    """Starts a scripted node, which may be a teller too; the node and its address."""
 
-    async def start(script: Script, kind: type[ScriptedNode] = ScriptedNode) -> tuple[ScriptedNode, str]:
-        server, servicer = grpc.aio.server(), kind(script)
+    async def start(script: Script, teller: Teller | None = None) -> tuple[ScriptedNode, str]:
+        server, servicer = grpc.aio.server(), ScriptedNode(script)  # type: ignore[abstract]
         add_CacheServiceServicer_to_server(servicer, server)
+        if teller is not None:
+            add_ClusterServiceServicer_to_server(teller, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         stack.push_async_callback(server.stop, 0)
@@ -465,28 +448,20 @@ async def test_a_node_that_comes_back_is_found_again(stack: AsyncExitStack, conn
                 await asyncio.sleep(0.01)
 
 
-class LateNode(ScriptedNode):
-    """Gives nothing but leases, and those not before it may."""
-
-    def __init__(self, script: Script) -> None:
-        super().__init__(script)
-        self.may_answer = asyncio.Event()
-
-    async def Exchange(self, requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
-        await context.send_initial_metadata(())
-        async for request in requests:
-            await self.may_answer.wait()
-            response = pb.ExchangeResponse(batch_id=request.batch_id)
-            response.get.outcomes.append(pb.GET_OUTCOME_MISS)
-            response.get.values.append(b"")
-            response.get.leases.add(index=0, token=b"late")
-            await context.write(response)
+def leasing(_: pb.ExchangeRequest) -> pb.ExchangeResponse:
+    """Has nothing, and lets the caller load it."""
+    response = pb.ExchangeResponse()
+    response.get.outcomes.append(pb.GET_OUTCOME_MISS)
+    response.get.values.append(b"")
+    response.get.leases.add(index=0, token=b"late")
+    return response
 
 
 async def test_a_lease_that_comes_when_another_node_has_answered_is_given_back(
     play: Play, connect: Connect
 ) -> None:
-    late, late_address = await play(silence, LateNode)
+    late, late_address = await play(leasing)
+    late.may_answer.clear()
     good, good_address = await play(hits)
     cache = await connect([late_address, good_address], timeout=1)
 
@@ -498,3 +473,87 @@ async def test_a_lease_that_comes_when_another_node_has_answered_is_given_back(
     async with asyncio.timeout(20):
         while [*late.released, *good.released] != [("a", b"late")]:
             await asyncio.sleep(0.01)
+
+
+def served(request: pb.ExchangeRequest) -> pb.ExchangeResponse:
+    """Does writes, and finds every key."""
+    if request.get.keys:
+        return hits(request)
+    ones = [1] * len(request.set.keys)
+    return pb.ExchangeResponse(set=pb.SetResultColumns(versions=ones, replicas=ones))
+
+
+def keys_written(node: ScriptedNode) -> list[str]:
+    return [key for request in node.requests for key in request.set.keys]
+
+
+class WriteUnderWay:
+    """A write that a node is at work on, which the ring then loses to another node."""
+
+    def __init__(self, teller: Teller, stays: ScriptedNode, goes: ScriptedNode, addresses: list[str]) -> None:
+        self.stays, self.goes = stays, goes
+        self._teller = teller
+        self.addresses = addresses
+
+    async def begin(self, cache: Client) -> asyncio.Task[Any]:
+        """Writes the first key that the one which goes is asked for."""
+        await routed_by(cache, 2)
+        self.goes.may_answer.clear()
+        keys = map(str, itertools.count())
+        async with asyncio.timeout(20):
+            while True:
+                call = asyncio.create_task(cache.set(next(keys), b"v"))
+                while not (call.done() or keys_written(self.goes)):
+                    await asyncio.sleep(0.001)
+                if not call.done():
+                    return call
+
+    def loses(self, state: MemberState.ValueType) -> None:
+        stays, goes = self.addresses
+        self._teller.tell({stays: MEMBER_STATE_ALIVE, goes: state})
+
+    def asked_for_elsewhere(self) -> bool:
+        [key] = keys_written(self.goes)
+        return key in keys_written(self.stays)
+
+
+@pytest.fixture
+async def under_way(play: Play) -> WriteUnderWay:
+    teller = Teller()
+    stays, address = await play(served, teller)
+    goes, other = await play(served)
+    teller.tell(dict.fromkeys((address, other), MEMBER_STATE_ALIVE))
+    return WriteUnderWay(teller, stays, goes, [address, other])
+
+
+async def test_what_a_node_that_leaves_is_at_work_on_is_not_done_by_another(
+    under_way: WriteUnderWay, connect: Connect
+) -> None:
+    """It would be done twice, and the second time after later writes of the key."""
+    cache = await connect(under_way.addresses[:1], timeout=20)
+    call = await under_way.begin(cache)
+    under_way.loses(MEMBER_STATE_LEAVING)
+    async with asyncio.timeout(20):
+        while len(cache.nodes.addresses) > 1:
+            await asyncio.sleep(0.001)
+    assert (await cache.set("another", b"v")).replicas == 1
+    assert not call.done()
+    under_way.goes.may_answer.set()
+    assert (await call).replicas == 1
+    assert not under_way.asked_for_elsewhere()
+    async with asyncio.timeout(20):
+        while under_way.goes.streams:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(("state", "timeout"), [(MEMBER_STATE_DEAD, 60), (MEMBER_STATE_LEAVING, 2)])
+async def test_what_a_node_that_is_gone_does_not_answer_another_one_does(
+    under_way: WriteUnderWay, connect: Connect, state: MemberState.ValueType, timeout: float
+) -> None:
+    """At once when it is dead, and else in time."""
+    cache = await connect(under_way.addresses[:1], timeout=timeout)
+    call = await under_way.begin(cache)
+    under_way.loses(state)
+    async with asyncio.timeout(20):
+        assert (await call).replicas == 1
+    assert under_way.asked_for_elsewhere()

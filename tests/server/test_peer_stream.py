@@ -219,3 +219,27 @@ async def test_who_gives_up_is_not_sent_and_not_answered() -> None:
     (await calls.last()).answer(request)
     assert await kept == [3]
     await stream.close()
+
+
+async def test_a_stream_that_is_to_finish_waits_for_what_was_asked() -> None:
+    calls = Calls()
+    stream = PeerStream(calls)
+    first, second = await asking(stream, copies(1), copies(2, kind="other"))
+    call = await calls.last()
+    finishing = asyncio.create_task(stream.finish(60))
+    for _ in range(2):
+        assert not finishing.done()
+        call.answer(await call.sent.get())
+    assert [await first, await second] == [[1], [2]]
+    await finishing
+
+
+async def test_a_stream_that_is_to_finish_waits_only_so_long() -> None:
+    calls = Calls()
+    stream = PeerStream(calls)
+    [task] = await asking(stream, copies(1))
+    await (await calls.last()).sent.get()
+    await stream.finish(0)
+    with pytest.raises(StreamEnded) as ended:
+        await task
+    assert ended.value.was_sent
