@@ -22,7 +22,7 @@ simulate: .venv/dev ## Run whole clusters in simulation, 800 stories of five min
 	SEEDS=$(or $(SEEDS),200) $(BIN)/pytest -m simulation --numprocesses 2
 
 unit: .venv/dev .venv-proto/done .tools/done ## Run the test suite alone
-	$(BIN)/pytest -m "not slow and not simulation" --numprocesses 2
+	$(BIN)/pytest -m "not slow and not simulation" --numprocesses 3
 
 lint: .venv/dev ## Check style and the proto files
 	$(BIN)/ruff check
@@ -42,7 +42,7 @@ proto: .venv-proto/done ## Generate the stubs in cacheservice/v1 from proto/
 	.venv-proto/bin/python tests/generate_stubs.py cacheservice/v1
 
 compiled: build/compiled/made ## Compile what every key passes (a minute and a half; needs a C compiler), and run its tests
-	export TRACES_DIR="$${TRACES_DIR:-$(CURDIR)/../shared/traces}" && $(IN_COMPILED) -m pytest --numprocesses 2 $(COMPILED_TESTS)
+	export TRACES_DIR="$${TRACES_DIR:-$(CURDIR)/../shared/traces}" && $(IN_COMPILED) -m pytest --numprocesses 3 $(COMPILED_TESTS)
 
 bench-store: build/compiled/made ## Measure the store beside its peers (an hour; needs redis-server)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[benchmark]'

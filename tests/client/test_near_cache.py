@@ -54,6 +54,8 @@ class Cluster:
         near_cache = NearCache(prefixes=("near:",))
         cache = await self.client(routing=routing, near_cache=near_cache, **options)
         await cache.get("near:")
+        # One that relays the others is heard before them.
+        await until(lambda: heard_by(cache) >= len(self.servers))
         await hears(cache)
         return cache
 
@@ -68,6 +70,12 @@ class Cluster:
 def copies_of(cache: Client) -> Any:
     assert cache._near is not None
     return cache._near.copies
+
+
+def heard_by(cache: Client) -> int:
+    """How many nodes the client hears."""
+    assert cache._near is not None
+    return sum(until > 0 for until, _ in cache._near.watch._sources._heard.values())
 
 
 async def until(condition: Callable[[], bool]) -> None:
