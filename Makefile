@@ -15,7 +15,7 @@ run: .venv/run ## Start a three-node cluster on this machine (Ctrl-C stops it)
 test: lint types arch unit ## Check style, types, contracts and architecture, and run the test suite
 
 slow: .venv/dev .venv-proto/done .tools/done ## Run the tests that take longer, and those of what is compiled, replays of access logs among them
-	$(BIN)/pytest -m "slow and not simulation" --ignore tests/cli/test_simulate.py --numprocesses 3
+	$(BIN)/pytest -m "slow and not simulation" --ignore tests/cli/test_simulate.py --numprocesses 4
 	$(MAKE) compiled
 
 simulate: .venv/dev ## Run whole clusters in simulation, 800 stories of five minutes (a quarter of an hour; SEEDS=500 for more)
