@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from random import random
 from typing import Any, TypeVar
 
 from cacheservice.client.batch import Batch, HotReads, Reads, Removals, Times, Writes, is_no_answer
@@ -87,17 +86,17 @@ class Exchange:
         return lane if lane is not None and lane.is_usable else self.lane(key)
 
     def hot_lane(self, key: str) -> Lane:
-        """The lane of any of the hot key's owners: one where somebody waits for it already, or else by lot.
+        """The lane of one of the hot key's owners, the same for all callers of this client: they share a row.
 
         The first owner's while what this client has written is on its way there.
         """
         first = self.lane(key)
-        addresses = () if self._placement is None else self._placement.readers(key)
-        lanes = [lane for address in addresses if (lane := self._lanes.get(address)) and lane.is_usable]
-        if len(lanes) < 2 or first.changes(key):
+        lot = self._hot.lot(key)
+        if not lot or self._placement is None or first.changes(key):
             return first
-        shared = next((lane for lane in lanes if lane.is_read_hot(key)), None)
-        return shared or lanes[int(random() * len(lanes))]
+        readers = self._placement.readers(key)
+        lanes = [lane for address in readers if (lane := self._lanes.get(address)) and lane.is_usable]
+        return lanes[int(lot * len(lanes))] if lanes else first
 
     def read_many(
         self, keys: list[str], times: Times, *, nearest: bool = False, kind: type[Reads] = Reads
@@ -217,7 +216,7 @@ class Exchange:
             return
         if response.get.hot_ms and self._placement is not None:
             for row in response.get.hot:
-                self._hot.note(batch.keys[row], response.get.hot_ms)
+                self._hot.note(batch.keys[row], response.get.hot_ms, batch.callers(row))
         if response.get.leases and response.errors:
             self._return_leases(batch, response)
         elsewhere, again = batch.settle(response)

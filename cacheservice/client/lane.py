@@ -128,10 +128,6 @@ class Lane:
             self._wake()
         return future
 
-    def is_read_hot(self, key: str) -> bool:
-        """Whether a read of the hot key is about to leave, which others may share."""
-        return self._pending.is_read_hot(key)
-
     def changes(self, key: str) -> bool:
         """Whether an operation on this one key that writes or removes it has not been answered."""
         return self._pending.changes(key) or any(

@@ -114,10 +114,6 @@ class Pending:
         row.append(future)
         return future
 
-    def is_read_hot(self, key: str) -> bool:
-        """Whether a read of the hot key waits that others may share."""
-        return key in self._hot.rows
-
     def changes(self, key: str) -> bool:
         """Whether an operation on this one key waits that writes or removes it."""
         return (

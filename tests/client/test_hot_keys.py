@@ -62,6 +62,33 @@ def test_a_key_is_hot_from_the_last_answer_that_said_so_for_so_long() -> None:
     assert list(hot) == ["b"]
 
 
+def test_a_key_has_one_lot_for_as_long_as_it_is_hot() -> None:
+    time = Time()
+    hot = HotKeys(time, iter((0.1, 0.2, 0.3)).__next__)
+    hot.note("a", 1_000)
+    hot.note("b", 1_000)
+    time.now += 0.9
+    hot.note("a", 1_000)
+    assert [hot.lot(key) for key in "ab"] == [0.1, 0.2]
+    time.now += 0.1
+    assert "b" not in hot
+    hot.note("b", 1_000)
+    assert [hot.lot(key) for key in "ab"] == [0.1, 0.3]
+
+
+def test_callers_in_company_read_from_the_first_owner() -> None:
+    hot = HotKeys(Time(), lambda: 0.9)
+    hot.note("a", 1_000)
+    assert hot.lot("a") == 0.9
+    for _ in range(20):
+        hot.note("a", 1_000, callers=4)
+    assert hot.lot("a") == 0
+    for _ in range(20):
+        hot.note("a", 1_000, callers=2)
+    assert hot.lot("a") == 0.9
+    assert hot.lot("unknown") == 0
+
+
 def test_the_table_is_bounded() -> None:
     hot = HotKeys(Time())
     hot.note("first", 1_000)
@@ -83,17 +110,16 @@ def found(values: dict[str, bytes], *keys: str) -> pb.ExchangeResponse:
 async def test_who_asks_for_a_hot_key_at_the_same_time_shares_a_row() -> None:
     waiting = pending()
     futures = [waiting.read_hot(key) for key in "abaab"]
-    assert waiting.is_read_hot("a")
-    assert not waiting.is_read_hot("c")
     plain = waiting.read("a")
     alone, batch = taken(waiting)
     assert (type(alone), alone.keys, type(batch), batch.keys) == (Reads, ["a"], HotReads, ["a", "b"])
     assert request_of(batch).get.read_preference == pb.READ_PREFERENCE_NEAREST
     assert request_of(alone).get.read_preference == pb.READ_PREFERENCE_UNSPECIFIED
-    assert not waiting.is_read_hot("a")
     assert batch.settle(found({"a": b"1"}, "a", "b")) == ([], [])
     assert [future.result() for future in futures] == [b"1", None, b"1", b"1", None]
     assert not plain.done()
+    assert [batch.callers(row) for row in range(2)] == [3, 2]
+    assert alone.callers(0) == 1
 
 
 async def test_who_gives_up_leaves_the_others_their_row() -> None:
@@ -165,9 +191,11 @@ Connect = Callable[..., Awaitable[Client]]
 
 @pytest.fixture
 def connect(stack: AsyncExitStack, servers: dict[str, NodeServer]) -> Connect:
-    async def open_client(**options: Any) -> Client:
+    async def open_client(*, hot_lot: float | None = None, **options: Any) -> Client:
         """A client that knows all nodes, one of which is behind any that it is given."""
         cache = await stack.enter_async_context(Client(address_of(servers["n0"]), timeout=10, **options))
+        if hot_lot is not None:
+            cache.hot = HotKeys(random=lambda: hot_lot)
         await cache.get(KEY)
         async with asyncio.timeout(20):
             while options.get("routing") != "proxy" and len(cache.nodes.addresses) < len(NAMES):
@@ -197,36 +225,47 @@ async def spread(
     return {name for name in servers if after[name] > before[name]}
 
 
-async def test_a_key_that_is_asked_for_often_is_read_from_all_its_owners(
-    servers: dict[str, NodeServer], connect: Connect
-) -> None:
-    cache = await connect()
-    await cache.set(KEY, b"v")
-    assert await spread(cache, servers, lambda: cache.get(KEY)) == {"n0"}
+async def heated(cache: Client) -> None:
+    """Asks for the key until the client has been told that it is hot."""
     async with asyncio.timeout(60):
         while KEY not in cache.hot:
             await asyncio.gather(*(cache.get_many([KEY, f"other{number}"]) for number in range(500)))
-    cache.hot.note(KEY, LONG_MS)
-    assert await spread(cache, servers, lambda: cache.get(KEY)) == {"n0", "n1"}
-    assert await spread(cache, servers, lambda: cache.get_many([KEY])) == {"n0", "n1"}
-    assert list(cache.hot) == [KEY]
+
+
+async def test_a_key_that_is_asked_for_often_is_read_from_any_of_its_owners(
+    servers: dict[str, NodeServer], connect: Connect
+) -> None:
+    """By all callers of a client from the same one."""
+    cache = await connect()
+    await cache.set(KEY, b"v")
+    assert await spread(cache, servers, lambda: cache.get(KEY)) == {"n0"}
+    for lot, owner in ((0.0, "n0"), (0.49, "n0"), (0.5, "n1"), (0.99, "n1")):
+        cache = await connect(hot_lot=lot)
+        await heated(cache)
+        cache.hot.note(KEY, LONG_MS)
+        assert await spread(cache, servers, lambda cache=cache: cache.get(KEY)) == {owner}  # type: ignore[misc]
+        assert await spread(cache, servers, lambda cache=cache: cache.get_many([KEY])) == {owner}  # type: ignore[misc]
+        assert list(cache.hot) == [KEY]
 
 
 async def test_what_was_written_is_read_by_all_from_then_on(connect: Connect) -> None:
-    writer, reader = await connect(), await connect()
-    reader.hot.note(KEY, LONG_MS)
+    writer = await connect()
+    readers = [await connect(hot_lot=lot) for lot in (0.0, 0.9)]
+    for reader in readers:
+        reader.hot.note(KEY, LONG_MS)
     for number in range(100):
         value = str(number).encode()
         written = await writer.set(KEY, value)
         assert written.replicas == 2
-        assert await asyncio.gather(*(reader.get(KEY) for _ in range(3))) == [value] * 3
-        assert await reader.get_many([KEY]) == {KEY: value}
+        for reader in readers:
+            assert await asyncio.gather(*(reader.get(KEY) for _ in range(3))) == [value] * 3
+            assert await reader.get_many([KEY]) == {KEY: value}
     await writer.delete(KEY)
-    assert [await reader.get(KEY) for _ in range(20)] == [None] * 20
+    assert [await reader.get(KEY) for reader in readers] == [None, None]
 
 
 async def test_ones_own_writes_that_are_not_waited_for_are_read(connect: Connect) -> None:
-    cache = await connect()
+    cache = await connect(hot_lot=0.9)
     cache.hot.note(KEY, LONG_MS)
     for number in range(100):
         value = str(number).encode()
@@ -242,18 +281,18 @@ async def test_ones_own_writes_that_are_not_waited_for_are_read(connect: Connect
 async def test_a_replica_that_lacks_the_entry_asks_the_first_owner(
     servers: dict[str, NodeServer], connect: Connect
 ) -> None:
-    cache = await connect()
+    cache = await connect(hot_lot=0.9)
     missing = owned_by("n0", "n1", but=KEY)
     cache.hot.note(missing, LONG_MS)
     assert await spread(cache, servers, lambda: cache.get(missing)) == {"n0"}
     assert [await cache.get(missing) for _ in range(20)] == [None] * 20
 
 
-@pytest.mark.parametrize("name", ["n0", "n1"])
+@pytest.mark.parametrize(("name", "lot"), [("n0", 0.0), ("n1", 0.9)])
 async def test_the_other_owner_answers_when_one_stops(
-    servers: dict[str, NodeServer], connect: Connect, name: str
+    servers: dict[str, NodeServer], connect: Connect, name: str, lot: float
 ) -> None:
-    cache = await connect()
+    cache = await connect(hot_lot=lot)
     await cache.set(KEY, b"v")
     cache.hot.note(KEY, LONG_MS)
     for number in range(50):
@@ -267,8 +306,6 @@ async def test_the_other_owner_answers_when_one_stops(
 async def test_with_proxy_routing_no_key_is_hot(connect: Connect) -> None:
     cache, others = await connect(routing="proxy"), await connect()
     await others.set(KEY, b"v")
-    async with asyncio.timeout(60):
-        while KEY not in others.hot:
-            await asyncio.gather(*(others.get_many([KEY, f"other{number}"]) for number in range(500)))
+    await heated(others)
     assert await cache.get(KEY) == b"v"
     assert list(cache.hot) == []
