@@ -9,7 +9,7 @@ from itertools import repeat
 from typing import Any
 
 from cacheservice.client.results import SetResult
-from cacheservice.client.waiting import Several, SharedRows, Waiting
+from cacheservice.client.waiting import Several, Waiting
 from cacheservice.errors import (
     AnswerTooLarge,
     CacheServiceError,
@@ -75,10 +75,6 @@ class Batch(ABC):
     def changed(self) -> Sequence[str]:
         """The keys that it writes or removes."""
         return ()
-
-    def callers(self, row: int) -> int:
-        """How many wait for the row together."""
-        return len(self.waiting.rows[row]) if isinstance(self.waiting, SharedRows) else 1
 
     @property
     def slot(self) -> Slot:

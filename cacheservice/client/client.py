@@ -119,7 +119,7 @@ class Client(Generic[Value]):
         targets = [targets] if isinstance(targets, str) else targets
         self.nodes = Nodes(targets, timeout, None if tls is None else Certificates(tls))
         self.hot = HotKeys()
-        """The keys that nodes have lately told to be hot; reads of them go to all owners in turn."""
+        """The keys that nodes have lately told to be hot; docs/hot-keys.md says how they are read."""
         self._is_direct = routing == "direct"
         self._timeout = timeout
         self._nearest = is_nearest(read_preference)

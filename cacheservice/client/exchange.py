@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -181,7 +182,7 @@ class Exchange:
         if self._is_closed:
             return
         self._placement = placement
-        wanted = set(self._nodes.addresses)
+        wanted = set(self._nodes.addresses).difference(placement.dead)
         for hedging in self._hedging.values():
             hedging.retain(wanted)
         for address in placement.addresses:
@@ -190,6 +191,8 @@ class Exchange:
         for address in [address for address in self._lanes if address not in wanted]:
             self._leaving.append(self._lanes.pop(address))
         self._close_left()
+        if self._leaving:
+            self._watch_over()
 
     def _close_left(self) -> None:
         """Closes lanes to nodes that have left, and lanes to the dead.
@@ -200,12 +203,13 @@ class Exchange:
         dead = frozenset() if self._placement is None else self._placement.dead
         for lane in [lane for lane in self._leaving if lane.is_idle or lane.address in dead]:
             self._leaving.remove(lane)
-            closing = asyncio.create_task(lane.close(f"{lane.address} has left the cluster"))
+            closing = asyncio.create_task(lane.close(f"{lane.address} is no longer in the cluster"))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
     def answered(self, lane: Lane, batch: Batch, response: pb.ExchangeResponse) -> None:
-        if self._placement is not None and response.ring_epoch != self._placement.epoch:
+        placement = self._placement
+        if placement is not None and response.ring_epoch != placement.epoch and lane not in self._leaving:
             self._watch.differs(lane.address, response.ring_epoch)
         if response.HasField("refused"):
             error = from_status(response.refused)
@@ -215,8 +219,7 @@ class Exchange:
                 batch.fail(error)
             return
         if response.get.hot_ms and self._placement is not None:
-            for row in response.get.hot:
-                self._hot.note(batch.keys[row], response.get.hot_ms, batch.callers(row))
+            self._note_hot(batch, response)
         if response.get.leases and response.errors:
             self._return_leases(batch, response)
         elsewhere, again = batch.settle(response)
@@ -224,6 +227,14 @@ class Exchange:
             self.not_answered(lane, batch.select(elsewhere), batch.error)
         if again:
             lane.add(batch.select(again))
+
+    def _note_hot(self, batch: Batch, response: pb.ExchangeResponse) -> None:
+        """Before they know that a key is hot, its callers have a row each."""
+        callers = Counter[str]()
+        for row in response.get.hot:
+            callers[batch.keys[row]] += batch.waiting.callers(row)
+        for key, count in callers.items():
+            self._hot.note(key, response.get.hot_ms, count)
 
     def _return_leases(self, batch: Batch, response: pb.ExchangeResponse) -> None:
         """Those of rows that have an error, and so nobody learns of."""

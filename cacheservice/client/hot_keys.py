@@ -36,13 +36,15 @@ class HotKeys:
         self._random = random
         self._hot: dict[str, _Hot] = {}
 
-    def note(self, key: str, hot_ms: int, callers: int = 1) -> None:
-        """The key is hot for so long from now on; so many callers shared the read whose answer says so."""
+    def note(self, key: str, hot_ms: int, callers: int = 0) -> None:
+        """The key is hot for so long from now on; so many callers waited for the batch whose answer says so
+        to read that key alone, none if it was a read of many."""
         hot = self._hot.pop(key, None)
         if hot is None:
             hot = _Hot(0.0, self._random(), callers)
         hot.until = self._now() + hot_ms / 1_000
-        hot.callers += (callers - hot.callers) * _FADING
+        if callers:
+            hot.callers += (callers - hot.callers) * _FADING
         self._hot[key] = hot
         if len(self._hot) > MAX_HOT:
             del self._hot[next(iter(self._hot))]

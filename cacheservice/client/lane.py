@@ -98,7 +98,7 @@ class Lane:
         """Whether the stream is open, or a pause may be cut short, and nothing has been done about it."""
         self._waker: asyncio.Future[None] | None = None
         """Of a pause between two streams."""
-        self._why_closed = ""
+        self._why_closed = "the client was closed"
         self._task = asyncio.create_task(self._run())
 
     def share(self, *, is_alone: bool) -> None:
@@ -174,9 +174,9 @@ class Lane:
         if self._may_send:
             self._wake()
 
-    async def close(self, why: str = "the client was closed") -> None:
+    async def close(self, why: str | None = None) -> None:
         """Ends the stream; what waits is given back."""
-        self._why_closed = why
+        self._why_closed = why or self._why_closed
         self._task.cancel()
         await asyncio.wait((self._task,))
 

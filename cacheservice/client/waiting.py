@@ -21,6 +21,10 @@ class Waiting(Protocol):
         """Who waits for these rows."""
         ...
 
+    def callers(self, row: int) -> int:
+        """How many wait for the row alone: none of those who wait for many."""
+        ...
+
     @property
     def is_over(self) -> bool:
         """Whether nobody waits any longer."""
@@ -53,6 +57,10 @@ class Callers:
     def select(self, rows: Sequence[int]) -> Self:
         return type(self)([self.futures[row] for row in rows])
 
+    def callers(self, row: int) -> int:
+        del row
+        return 1
+
     @property
     def is_over(self) -> bool:
         return all(future.done() for future in self.futures)
@@ -84,6 +92,9 @@ class SharedRows:
 
     def select(self, rows: Sequence[int]) -> Self:
         return type(self)([self.rows[row] for row in rows])
+
+    def callers(self, row: int) -> int:
+        return len(self.rows[row])
 
     @property
     def is_over(self) -> bool:
@@ -124,6 +135,10 @@ class Caller:
     def select(self, rows: Sequence[int]) -> Caller:
         del rows
         return self
+
+    def callers(self, row: int) -> int:
+        del row
+        return 0
 
     @property
     def is_over(self) -> bool:
@@ -178,6 +193,10 @@ class Several:
                 parts.append((waiting.select(some), len(some)))
         return Several(parts)
 
+    def callers(self, row: int) -> int:
+        del row
+        return 0
+
     @property
     def is_over(self) -> bool:
         return all(waiting.is_over for waiting, _ in self._parts)
@@ -225,6 +244,9 @@ class Race:
 
     def select(self, rows: Sequence[int]) -> Race:
         return Race(self._waiting, [self._rows[row] for row in rows], self._settled, self._failed)
+
+    def callers(self, row: int) -> int:
+        return self._waiting.callers(self._rows[row])
 
     @property
     def is_over(self) -> bool:

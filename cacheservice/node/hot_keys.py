@@ -25,7 +25,7 @@ LEAST_SHARE = 0.05
 """Of the node's operations, that the key must have besides. Spreading one with less takes so little from the
 node that the callers' smaller batches cost more. It also bounds the hot keys: to 40, for STAYS_AT."""
 STAYS_AT = 0.5
-"""Of both: what a key that is hot stays so with. Its other owner takes about half of its reads over."""
+"""Of both: what a key that is hot stays so with. Its other owners take reads over, and callers share them."""
 
 ONE_IN = 128
 """Keys that are served for each that is counted: 39 of those make a key hot, give or take a sixth."""

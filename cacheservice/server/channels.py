@@ -130,6 +130,7 @@ def _stubs(channel: grpc.aio.Channel) -> PeerStubs:
 
 
 async def _close(connection: Connection[PeerStubs] | None, streams: Iterable[PeerStream]) -> None:
-    await asyncio.gather(*(stream.finish(CLOSE_GRACE_SECONDS) for stream in streams))
+    closing = [stream.finish(CLOSE_GRACE_SECONDS) for stream in streams]
     if connection is not None:
-        await connection.close(CLOSE_GRACE_SECONDS)
+        closing.append(connection.close(CLOSE_GRACE_SECONDS))
+    await asyncio.gather(*closing)

@@ -65,15 +65,15 @@ class Teller(ClusterServiceServicer):
         self._changed.set()
 
     async def Describe(self, request: Any, context: Any) -> cluster_pb2.DescribeResponse:  # noqa: N802
-        return cluster_pb2.DescribeResponse(topology=self._topology())
+        return cluster_pb2.DescribeResponse(topology=self.topology())
 
     async def WatchTopology(self, request: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         while True:
             self._changed.clear()
-            await context.write(cluster_pb2.WatchTopologyResponse(topology=self._topology()))
+            await context.write(cluster_pb2.WatchTopologyResponse(topology=self.topology()))
             await self._changed.wait()
 
-    def _topology(self) -> cluster_pb2.Topology:
+    def topology(self) -> cluster_pb2.Topology:
         alive = [name for name, state in self._states.items() if state == cluster_pb2.MEMBER_STATE_ALIVE]
         ring = Ring(RingMember(name) for name in alive)
         members = [

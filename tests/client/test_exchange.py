@@ -557,3 +557,28 @@ async def test_what_a_node_that_is_gone_does_not_answer_another_one_does(
     async with asyncio.timeout(20):
         assert (await call).replicas == 1
     assert under_way.asked_for_elsewhere()
+
+
+async def test_a_client_that_is_closed_waits_for_no_node_that_leaves(
+    under_way: WriteUnderWay, connect: Connect
+) -> None:
+    cache = await connect(under_way.addresses[:1], timeout=60)
+    call = await under_way.begin(cache)
+    under_way.loses(MEMBER_STATE_LEAVING)
+    async with asyncio.timeout(20):
+        while len(cache.nodes.addresses) > 1:
+            await asyncio.sleep(0.001)
+        await cache.close()
+        with pytest.raises(Unavailable, match="the client was closed"):
+            await call
+        under_way.goes.may_answer.set()
+        while under_way.goes.streams:
+            await asyncio.sleep(0.001)
+
+
+async def test_a_target_that_is_dead_is_not_waited_for(under_way: WriteUnderWay, connect: Connect) -> None:
+    cache = await connect(under_way.addresses, timeout=60)
+    call = await under_way.begin(cache)
+    under_way.loses(MEMBER_STATE_DEAD)
+    async with asyncio.timeout(20):
+        assert (await call).replicas == 1

@@ -1,4 +1,4 @@
-"""What the client does about hot keys: its table, rows that callers share, and reads from all owners."""
+"""What the client does about hot keys: its table, rows that callers share, and whom it asks."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ async def test_who_asks_for_a_hot_key_at_the_same_time_shares_a_row() -> None:
     assert batch.settle(found({"a": b"1"}, "a", "b")) == ([], [])
     assert [future.result() for future in futures] == [b"1", None, b"1", b"1", None]
     assert not plain.done()
-    assert [batch.callers(row) for row in range(2)] == [3, 2]
-    assert alone.callers(0) == 1
+    assert [batch.waiting.callers(row) for row in range(2)] == [3, 2]
+    assert alone.waiting.callers(0) == 1
 
 
 async def test_who_gives_up_leaves_the_others_their_row() -> None:
@@ -246,6 +246,22 @@ async def test_a_key_that_is_asked_for_often_is_read_from_any_of_its_owners(
         assert await spread(cache, servers, lambda cache=cache: cache.get(KEY)) == {owner}  # type: ignore[misc]
         assert await spread(cache, servers, lambda cache=cache: cache.get_many([KEY])) == {owner}  # type: ignore[misc]
         assert list(cache.hot) == [KEY]
+
+
+async def test_callers_who_share_their_reads_of_a_key_read_it_from_the_first_owner(
+    servers: dict[str, NodeServer], connect: Connect
+) -> None:
+    cache = await connect(hot_lot=0.9)
+    await cache.set(KEY, b"v")
+
+    async def read_by_many() -> None:
+        await asyncio.gather(*(cache.get(KEY) for _ in range(50)))
+
+    async with asyncio.timeout(60):
+        while KEY not in cache.hot:
+            await read_by_many()
+    cache.hot.note(KEY, LONG_MS)
+    assert await spread(cache, servers, read_by_many) == {"n0"}
 
 
 async def test_what_was_written_is_read_by_all_from_then_on(connect: Connect) -> None:

@@ -49,6 +49,9 @@ async def test_what_a_peer_that_leaves_is_at_work_on_is_waited_for(stack: AsyncE
     async with asyncio.timeout(20):
         await peer.was_asked.wait()
         channels.retain(())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not asking.done()
         peer.may_answer.set()
         assert await asking == ["done"]
         await peer.has_ended.wait()
