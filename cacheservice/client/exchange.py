@@ -218,7 +218,7 @@ class Exchange:
             else:
                 batch.fail(error)
             return
-        if response.get.hot_ms and self._placement is not None:
+        if response.get.hot_ms and placement is not None:
             self._note_hot(batch, response)
         if response.get.leases and response.errors:
             self._return_leases(batch, response)
@@ -357,11 +357,12 @@ class Exchange:
         self._checking = None
         now = loop.time()
         self._has_waited = now - due >= CHECK_SECONDS and not self._has_waited
+        lanes = [*self._lanes.values(), *self._leaving]
         if not self._has_waited:
-            for lane in [*self._lanes.values(), *self._leaving]:
+            for lane in lanes:
                 lane.check(now)
         self._close_left()
-        if self._leaving or not all(lane.is_idle for lane in self._lanes.values()):
+        if not all(lane.is_idle for lane in lanes):
             self._watch_over()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from random import random
 
 MAX_HOT = 1_000
@@ -14,13 +15,11 @@ batches, and the first one no relief, since a batch of theirs costs that hardly 
 _FADING = 1 / 8
 
 
+@dataclass(slots=True)
 class _Hot:
-    __slots__ = ("callers", "lot", "until")
-
-    def __init__(self, until: float, lot: float, callers: float) -> None:
-        self.until = until
-        self.lot = lot
-        self.callers = callers
+    until: float
+    lot: float
+    callers: float
 
 
 class HotKeys:
@@ -39,10 +38,9 @@ class HotKeys:
     def note(self, key: str, hot_ms: int, callers: int = 0) -> None:
         """The key is hot for so long from now on; so many callers waited for the batch whose answer says so
         to read that key alone, none if it was a read of many."""
-        hot = self._hot.pop(key, None)
-        if hot is None:
-            hot = _Hot(0.0, self._random(), callers)
-        hot.until = self._now() + hot_ms / 1_000
+        until = self._now() + hot_ms / 1_000
+        hot = self._hot.pop(key, None) or _Hot(until, self._random(), callers)
+        hot.until = until
         if callers:
             hot.callers += (callers - hot.callers) * _FADING
         self._hot[key] = hot

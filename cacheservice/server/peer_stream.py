@@ -96,8 +96,7 @@ class PeerStream:
 
     async def finish(self, seconds: float) -> None:
         """Closes it when all that has been asked is answered, or after so long."""
-        asked = [*self._pending, *(each for some in self._under_way.values() for each in some)]
-        if asked:
+        if asked := self._asked:
             await asyncio.wait([question.answer for question in asked], timeout=seconds)
         await self.close()
 
@@ -105,6 +104,11 @@ class PeerStream:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
+
+    @property
+    def _asked(self) -> list[Question]:
+        """All that is not answered."""
+        return [*(each for some in self._under_way.values() for each in some), *self._pending]
 
     async def _run(self) -> None:
         """Until nothing is left that was asked while a stream was being closed."""
@@ -212,8 +216,7 @@ class PeerStream:
 
     def _fail(self, why: str, *, maybe_done: bool) -> None:
         """`maybe_done`: what was sent may have been done. A node that stops does all that it has read."""
-        questions = [each for some in self._under_way.values() for each in some]
-        questions += self._pending
+        questions = self._asked
         self._under_way.clear()
         for _, timer in self._counted.values():
             timer.cancel()

@@ -512,6 +512,19 @@ class WriteUnderWay:
         stays, goes = self.addresses
         self._teller.tell({stays: MEMBER_STATE_ALIVE, goes: state})
 
+    async def leaves(self, cache: Client) -> None:
+        """Returns when the client knows that the node leaves."""
+        self.loses(MEMBER_STATE_LEAVING)
+        async with asyncio.timeout(20):
+            while len(cache.nodes.addresses) > 1:
+                await asyncio.sleep(0.001)
+
+    async def let_go(self) -> None:
+        """Returns when nobody has a stream to the node that goes."""
+        async with asyncio.timeout(20):
+            while self.goes.streams:
+                await asyncio.sleep(0.001)
+
     def asked_for_elsewhere(self) -> bool:
         [key] = keys_written(self.goes)
         return key in keys_written(self.stays)
@@ -532,26 +545,25 @@ async def test_what_a_node_that_leaves_is_at_work_on_is_not_done_by_another(
     """It would be done twice, and the second time after later writes of the key."""
     cache = await connect(under_way.addresses[:1], timeout=20)
     call = await under_way.begin(cache)
-    under_way.loses(MEMBER_STATE_LEAVING)
-    async with asyncio.timeout(20):
-        while len(cache.nodes.addresses) > 1:
-            await asyncio.sleep(0.001)
+    await under_way.leaves(cache)
     assert (await cache.set("another", b"v")).replicas == 1
     assert not call.done()
     under_way.goes.may_answer.set()
     assert (await call).replicas == 1
     assert not under_way.asked_for_elsewhere()
-    async with asyncio.timeout(20):
-        while under_way.goes.streams:
-            await asyncio.sleep(0.01)
+    await under_way.let_go()
 
 
-@pytest.mark.parametrize(("state", "timeout"), [(MEMBER_STATE_DEAD, 60), (MEMBER_STATE_LEAVING, 2)])
+@pytest.mark.parametrize(
+    ("state", "targets", "timeout"),
+    [(MEMBER_STATE_DEAD, 1, 60), (MEMBER_STATE_DEAD, 2, 60), (MEMBER_STATE_LEAVING, 1, 2)],
+    ids=["dead", "dead target", "leaving"],
+)
 async def test_what_a_node_that_is_gone_does_not_answer_another_one_does(
-    under_way: WriteUnderWay, connect: Connect, state: MemberState.ValueType, timeout: float
+    under_way: WriteUnderWay, connect: Connect, state: MemberState.ValueType, targets: int, timeout: float
 ) -> None:
     """At once when it is dead, and else in time."""
-    cache = await connect(under_way.addresses[:1], timeout=timeout)
+    cache = await connect(under_way.addresses[:targets], timeout=timeout)
     call = await under_way.begin(cache)
     under_way.loses(state)
     async with asyncio.timeout(20):
@@ -564,21 +576,10 @@ async def test_a_client_that_is_closed_waits_for_no_node_that_leaves(
 ) -> None:
     cache = await connect(under_way.addresses[:1], timeout=60)
     call = await under_way.begin(cache)
-    under_way.loses(MEMBER_STATE_LEAVING)
+    await under_way.leaves(cache)
     async with asyncio.timeout(20):
-        while len(cache.nodes.addresses) > 1:
-            await asyncio.sleep(0.001)
         await cache.close()
         with pytest.raises(Unavailable, match="the client was closed"):
             await call
-        under_way.goes.may_answer.set()
-        while under_way.goes.streams:
-            await asyncio.sleep(0.001)
-
-
-async def test_a_target_that_is_dead_is_not_waited_for(under_way: WriteUnderWay, connect: Connect) -> None:
-    cache = await connect(under_way.addresses, timeout=60)
-    call = await under_way.begin(cache)
-    under_way.loses(MEMBER_STATE_DEAD)
-    async with asyncio.timeout(20):
-        assert (await call).replicas == 1
+    under_way.goes.may_answer.set()
+    await under_way.let_go()
