@@ -15,7 +15,7 @@ import grpc
 from benchmarks.failover_load import decoded, encoded, say, until
 from cacheservice import Client
 from cacheservice.client.channel import NodeStubs
-from cacheservice.client.topology import is_in_ring
+from cacheservice.client.placement import is_in_ring
 from cacheservice.ring import Ring, RingMember
 from cacheservice.v1.admin_pb2 import StatsRequest, StatsResponse
 from cacheservice.v1.cluster_pb2 import DescribeRequest

@@ -7,6 +7,7 @@ node is xxh3_64 of "{node_id}#{j}"; a key's place is xxh3_64 of its hash tag or 
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from xxhash import xxh3_64_intdigest
 DEFAULT_VIRTUAL_NODES = 256
 SLOTS = 1 << 14
 _SLOT_SHIFT = 64 - 14
-_NOT_LOOKED_AT, _DIFFERENT = -1, -2
+_MAX_GROUPS = 1 << 16
+_NOT_LOOKED_AT, _DIFFERENT = 0, 1
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -31,6 +33,30 @@ class RingMember:
     zone: str = ""
     weight: int = 1
     host: str = ""
+
+
+class _Table:
+    """The owners by slot of the hash values, in place of a search: there are many more slots than tokens.
+
+    `slots` has their number in `groups`. It is kept small, so that it stays in the processor's cache.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self.slots = array("H", bytes(2 * SLOTS))
+        """Or else _NOT_LOOKED_AT, or _DIFFERENT where a token lies within the slot."""
+        self.by_token: list[tuple[str, ...] | None] = [None] * tokens
+        """The owners from each token on, as far as they have been asked for."""
+        self.groups: list[tuple[str, ...]] = [(), ()]
+        self._numbers: dict[tuple[str, ...], int] = {}
+
+    def number(self, group: tuple[str, ...]) -> int:
+        found = self._numbers.get(group)
+        if found is None:
+            if len(self.groups) == _MAX_GROUPS:
+                return _DIFFERENT
+            found = self._numbers[group] = len(self.groups)
+            self.groups.append(group)
+        return found
 
 
 class Ring:
@@ -57,11 +83,7 @@ class Ring:
         self._hosts: list[str | int] = [member.host or index for index, member in enumerate(self.members)]
         self.host_count = len(set(self._hosts))
         """How many hosts the members are on, and so at most how many of them hold a key."""
-        self._owners: dict[int, list[tuple[str, ...] | None]] = {}
-        """By count: the owners from each token on, as far as they have been asked for."""
-        self._first = [_NOT_LOOKED_AT] * SLOTS
-        """For each slot of the hash values the token after its keys, in place of a search: there are many
-        more slots than tokens. Else _NOT_LOOKED_AT, or _DIFFERENT where a token lies within it."""
+        self._tables: dict[int, _Table] = {}
 
     def owners(self, key: str, count: int) -> tuple[str, ...]:
         """The ids of the `count` nodes that hold `key`, its owner first; fewer when there are fewer hosts.
@@ -71,17 +93,12 @@ class Ring:
         """
         if not self._tokens:
             return ()
+        table = self._tables.get(count) or self._table(count)
         position = xxh3_64_intdigest((hash_tag(key) if "{" in key else key).encode())
-        start = self._first[position >> _SLOT_SHIFT]
-        if start < 0:
-            start = self._find_start(position)
-        by_start = self._owners.get(count)
-        if by_start is None:
-            by_start = self._owners[count] = [None] * len(self._tokens)
-        found = by_start[start]
-        if found is None:
-            found = by_start[start] = self._walk(start, count)
-        return found
+        group = table.slots[position >> _SLOT_SHIFT]
+        if group <= _DIFFERENT:
+            return self._look(table, position, count)
+        return table.groups[group]
 
     def owns(self, node_id: str, keys: Collection[str]) -> bool:
         """Whether the node is the owner of all the keys."""
@@ -92,17 +109,26 @@ class Ring:
         """The owners of `key` in the ring of all members but those; slower than `owners`."""
         if not self._tokens:
             return ()
-        start = self._find_start(xxh3_64_intdigest(hash_tag(key).encode()))
+        start = bisect_right(self._tokens, xxh3_64_intdigest(hash_tag(key).encode())) % len(self._tokens)
         return self._walk(start, count, gone)
 
-    def _find_start(self, position: int) -> int:
-        """The first token at or after the position; what holds for all keys of a slot is remembered."""
+    def _table(self, count: int) -> _Table:
+        table = self._tables[count] = _Table(len(self._tokens))
+        return table
+
+    def _look(self, table: _Table, position: int, count: int) -> tuple[str, ...]:
+        """The owners from the position on; what holds for all keys of its slot is remembered."""
+        start = bisect_right(self._tokens, position) % len(self._tokens)
+        found = table.by_token[start]
+        if found is None:
+            found = table.by_token[start] = self._walk(start, count)
         slot = position >> _SLOT_SHIFT
-        if self._first[slot] == _NOT_LOOKED_AT:
-            first = bisect_left(self._tokens, slot << _SLOT_SHIFT)
-            is_within = first < bisect_left(self._tokens, (slot + 1) << _SLOT_SHIFT)
-            self._first[slot] = _DIFFERENT if is_within else first % len(self._tokens)
-        return bisect_right(self._tokens, position) % len(self._tokens)
+        if table.slots[slot] == _NOT_LOOKED_AT:
+            is_within = bisect_left(self._tokens, slot << _SLOT_SHIFT) < bisect_left(
+                self._tokens, (slot + 1) << _SLOT_SHIFT
+            )
+            table.slots[slot] = _DIFFERENT if is_within else table.number(found)
+        return found
 
     def _walk(self, start: int, count: int, gone: Collection[str] = ()) -> tuple[str, ...]:
         seen: set[int] = set()

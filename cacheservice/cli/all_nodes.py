@@ -11,7 +11,7 @@ import grpc
 from cacheservice.cli.connecting import open_client
 from cacheservice.cli.output import fail, split_targets
 from cacheservice.client.channel import NodeStubs
-from cacheservice.client.topology import is_in_ring
+from cacheservice.client.placement import is_in_ring
 from cacheservice.wire import from_rpc_error
 
 Answer = TypeVar("Answer")

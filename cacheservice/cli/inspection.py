@@ -18,7 +18,7 @@ from cacheservice.cli.output import (
     print_table,
     run,
 )
-from cacheservice.client.topology import is_in_ring
+from cacheservice.client.placement import is_in_ring
 from cacheservice.ring import Ring, RingMember
 from cacheservice.v1 import admin_pb2
 

@@ -21,7 +21,7 @@ from cacheservice.cli.output import (
     run,
     split_targets,
 )
-from cacheservice.client.topology import is_in_ring
+from cacheservice.client.placement import is_in_ring
 from cacheservice.v1.cluster_pb2 import Member, MemberState, Topology, WatchTopologyRequest
 
 _COLUMNS = ("node_id", "address", "state", "zone", "host", "weight", "version", "reason")

@@ -13,7 +13,8 @@ from cacheservice.certificates import Certificates
 from cacheservice.connection import Connection, stream_opener
 from cacheservice.errors import Unavailable
 from cacheservice.handshake import explained
-from cacheservice.http2.client import ClientStream, ConnectFailed
+from cacheservice.http2.client import ConnectFailed
+from cacheservice.http2.client_stream import ClientStream
 from cacheservice.v1.admin_pb2_grpc import AdminServiceStub
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.cluster_pb2 import DescribeRequest

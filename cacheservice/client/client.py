@@ -32,11 +32,12 @@ from cacheservice.client.near_cache import NearCache
 from cacheservice.client.near_reads import NearReads
 from cacheservice.client.nodes import Nodes
 from cacheservice.client.observed import observe
+from cacheservice.client.placement import Placement
 from cacheservice.client.read_through import ReadThrough, loaded_on
 from cacheservice.client.results import Invalidated, Lookup, Outcome, SetResult
 from cacheservice.client.scan import Scan
 from cacheservice.client.telemetry import sdk
-from cacheservice.client.topology import Placement, TopologyWatch
+from cacheservice.client.topology import TopologyWatch
 from cacheservice.client.values import Values
 from cacheservice.client.write_behind import WriteBehind
 from cacheservice.errors import CacheServiceError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cacheservice.client.batch import Batch, HotReads, Reads, Removals, Times, Writes, is_no_answer
@@ -12,10 +12,12 @@ from cacheservice.client.hedging import Hedging
 from cacheservice.client.hot_keys import HotKeys
 from cacheservice.client.lane import Lane
 from cacheservice.client.leased import Found, GiveBack, LeasedReads, OneForAll
+from cacheservice.client.leased_waits import all_found, one_found
 from cacheservice.client.nodes import Nodes
+from cacheservice.client.placement import Placement
 from cacheservice.client.results import SetResult
 from cacheservice.client.telemetry import sdk
-from cacheservice.client.topology import Placement, TopologyWatch
+from cacheservice.client.topology import TopologyWatch
 from cacheservice.client.waiting import Caller, Race
 from cacheservice.errors import CacheServiceError, Unavailable
 from cacheservice.v1 import cache_pb2 as pb
@@ -63,7 +65,7 @@ class Exchange:
         self._lanes: dict[str, Lane] = {}
         self._leaving: list[Lane] = []
         """Lanes that get nothing new, until all that they have is answered."""
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Future[None]] = set()
         self._checking: asyncio.TimerHandle | None = None
         self._has_waited = False
         self._is_closed = False
@@ -113,28 +115,18 @@ class Exchange:
                 lane.add(kind(_picked(keys, some), caller, times, nearest))
         return caller.future
 
-    async def read_leased(self, key: str) -> Found:
+    def read_leased(self, key: str) -> Awaitable[Found]:
         """What is found of the key by a caller who would load it."""
-        future = self.lane(key).read_leased(key)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if _has_result(future) and (token := future.result().token):
-                self.give_back(key, token)
-            raise
+        return one_found(self.lane(key).read_leased(key), key, self.give_back)
 
-    async def read_many_leased(self, keys: list[str]) -> dict[str, Found]:
+    def read_many_leased(self, keys: list[str]) -> Awaitable[dict[str, Found]]:
         """As `read_leased`, of distinct keys."""
         times = self.times()
         caller = OneForAll(asyncio.get_running_loop().create_future(), len(keys), self.give_back)
         for lane, rows in self._by_lane(keys).items():
             for some in _chunks(rows):
                 lane.add(self._leased(_picked(keys, some), caller, times))
-        try:
-            return await caller.future
-        except asyncio.CancelledError:
-            caller.leave()
-            raise
+        return all_found(caller)
 
     def write_many(
         self, keys: list[str], values: list[bytes], ttl_ms: int, times: Times
@@ -203,7 +195,7 @@ class Exchange:
         dead = frozenset() if self._placement is None else self._placement.dead
         for lane in [lane for lane in self._leaving if lane.is_idle or lane.address in dead]:
             self._leaving.remove(lane)
-            closing = asyncio.create_task(lane.close(f"{lane.address} is no longer in the cluster"))
+            closing = lane.close(f"{lane.address} is no longer in the cluster")
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
 
@@ -298,15 +290,17 @@ class Exchange:
         """Whether the callers no longer wait."""
         return asyncio.get_running_loop().time() >= times[0]
 
-    async def close(self) -> None:
+    def close(self) -> Awaitable[object]:
+        """Ends all streams; done when their sockets are closed."""
         self._is_closed = True
         if self._checking is not None:
             self._checking.cancel()
         lanes = [*self._lanes.values(), *self._leaving]
-        await asyncio.gather(*(lane.close() for lane in lanes), *self._closing)
+        closing = [*(lane.close() for lane in lanes), *self._closing]
         self._lanes.clear()
         self._leaving.clear()
         self._placement = self._home = None
+        return asyncio.gather(*closing, return_exceptions=True)
 
     def _caller(self, keys: Sequence[str]) -> Caller:
         self._watch_over()
@@ -364,10 +358,6 @@ class Exchange:
         self._close_left()
         if not all(lane.is_idle for lane in lanes):
             self._watch_over()
-
-
-def _has_result(future: asyncio.Future[Any]) -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def _picked(column: list[Item], rows: Sequence[int]) -> list[Item]:

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from cacheservice.client.batch import Batch, HotReads, Reads, Slot, Times
-from cacheservice.client.channel import Backoff, NodeStubs
+from cacheservice.client.channel import NodeStubs
 from cacheservice.client.hedging import Hedging
 from cacheservice.client.leased import Found, LeasedReads
 from cacheservice.client.pending import Pending
-from cacheservice.errors import CacheServiceError, DeadlineExceeded, InternalError, NotReady, Unavailable
-from cacheservice.http2.client import ClientStream, StreamFailed
+from cacheservice.client.reconnecting import keep_open
+from cacheservice.errors import CacheServiceError, DeadlineExceeded, InternalError, Unavailable
+from cacheservice.http2.client_stream import ClientStream
 from cacheservice.v1 import cache_pb2 as pb
-from cacheservice.wire import from_call
 
 _log = logging.getLogger(__name__)
 
@@ -35,10 +35,6 @@ SLOW_SECONDS = 0.05
 """What is under way for longer, because the node waits for another one, does not count."""
 MAX_LATE = 1_000
 """Batches; of more, the leases that come after all are left to expire."""
-
-_CONNECT_SECONDS = 1.0
-_FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 2.0
 
 
 class Owner(Protocol):
@@ -78,7 +74,6 @@ class Lane:
         self.address = address
         self.is_usable = True
         """Whether operations are best sent here: false after a failure, until the node answers again."""
-        self._stubs = stubs
         self._hedging = hedging
         self._owner = owner
         self._loop = asyncio.get_running_loop()
@@ -99,7 +94,7 @@ class Lane:
         self._waker: asyncio.Future[None] | None = None
         """Of a pause between two streams."""
         self._why_closed = "the client was closed"
-        self._task = asyncio.create_task(self._run())
+        self._task = asyncio.create_task(keep_open(self, stubs))
 
     def share(self, *, is_alone: bool) -> None:
         """Is told whether there are other nodes to be asked."""
@@ -112,20 +107,20 @@ class Lane:
     def read(self, key: str) -> asyncio.Future[bytes | None]:
         future = self._pending.read(key)
         if self._may_send:
-            self._wake()
+            self.wake()
         return future
 
     def read_hot(self, key: str) -> asyncio.Future[bytes | None]:
         """As `read`, where any of the key's owners may answer."""
         future = self._pending.read_hot(key)
         if self._may_send:
-            self._wake()
+            self.wake()
         return future
 
     def read_leased(self, key: str) -> asyncio.Future[Found]:
         future = self._pending.read_leased(key)
         if self._may_send:
-            self._wake()
+            self.wake()
         return future
 
     def changes(self, key: str) -> bool:
@@ -142,19 +137,19 @@ class Lane:
     def write(self, key: str, value: bytes, ttl_ms: int, stale_ms: int) -> asyncio.Future[Any]:
         future = self._pending.write(key, value, ttl_ms, stale_ms)
         if self._may_send:
-            self._wake()
+            self.wake()
         return future
 
     def remove(self, key: str) -> asyncio.Future[bool]:
         future = self._pending.remove(key)
         if self._may_send:
-            self._wake()
+            self.wake()
         return future
 
     def add(self, batch: Batch) -> None:
         self._pending.add(batch)
         if self._may_send:
-            self._wake()
+            self.wake()
 
     def check(self, now: float) -> None:
         """Gives back what has waited too long, and lets other batches pass those that are slow."""
@@ -172,50 +167,53 @@ class Lane:
             if batch.counts and now - batch.sent_at > SLOW_SECONDS:
                 self._no_longer_counts(batch)
         if self._may_send:
-            self._wake()
+            self.wake()
 
-    async def close(self, why: str | None = None) -> None:
-        """Ends the stream; what waits is given back."""
+    def close(self, why: str | None = None) -> asyncio.Future[None]:
+        """Ends the stream; what waits is given back. Cancelled when that is done."""
         self._why_closed = why or self._why_closed
         self._task.cancel()
-        await asyncio.wait((self._task,))
+        return self._task
 
-    async def _run(self) -> None:
-        backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
-        try:
-            while True:
-                try:
-                    stream = await self._stubs.exchange(self._receive, self._wake, _CONNECT_SECONDS)
-                except Unavailable as error:
-                    failure: CacheServiceError = error
-                else:
-                    failure = await self._exchange(stream, backoff)
-                self._fail(failure)
-                await self._pause(backoff.next())
-        finally:
-            self._fail(Unavailable(self._why_closed))
-
-    async def _exchange(self, stream: ClientStream, backoff: Backoff) -> CacheServiceError:
-        """Sends and receives until the stream ends; why it did."""
+    def opened(self, stream: ClientStream) -> None:
         self._busy.clear()
         self._stream = stream
         self.is_usable = True
-        self._wake()
-        try:
-            await stream.finished()
-        except StreamFailed as failure:
-            return from_call(*failure.status)
-        else:
-            return NotReady(f"{self.address} is about to stop")
-        finally:
-            self._stream = None
-            self._may_send = False
-            await stream.close()
-            if self._has_received:
-                self._has_received = False
-                backoff.reset()
+        self.wake()
 
-    def _wake(self) -> None:
+    def ended(self) -> bool:
+        """Is told that the stream is no longer there; whether the node had answered on it."""
+        self._stream = None
+        self._may_send = False
+        had_answers, self._has_received = self._has_received, False
+        return had_answers
+
+    def failed(self, error: CacheServiceError) -> None:
+        """Gives back all that is under way or waits."""
+        self.is_usable = False
+        batches = [*self._under_way.values(), *self._pending.take_all()]
+        self._under_way.clear()
+        self._late.clear()
+        self._keys = {False: 0, True: 0}
+        for batch in batches:
+            self._owner.not_answered(self, batch, error)
+
+    def closed(self) -> None:
+        self.failed(Unavailable(self._why_closed))
+
+    def rest(self) -> asyncio.Future[None] | None:
+        """Done when somebody asks for something; None when something waits already."""
+        if not self._pending.is_empty:
+            return None
+        self._waker = self._loop.create_future()
+        self._may_send = True
+        return self._waker
+
+    def rested(self) -> None:
+        self._waker = None
+        self._may_send = False
+
+    def wake(self) -> None:
         """Has what waits sent, after all that was ready to run by now: it may have more to send."""
         self._may_send = False
         if self._waker is not None and not self._waker.done():
@@ -285,14 +283,14 @@ class Lane:
             batch.fill(request.more.add() if number else request, first + number, left_ms)
         return request
 
-    def _receive(self, message: bytes) -> None:
+    def receive(self, message: bytes) -> None:
         response = pb.ExchangeResponse.FromString(message)
         self.is_usable = self._has_received = True
         self._take_answer(response)
         for answer in response.more:
             self._take_answer(answer)
         if self._may_send:
-            self._wake()
+            self.wake()
 
     def _take_answer(self, response: pb.ExchangeResponse) -> None:
         if response.batch_id in self._under_way:
@@ -329,22 +327,3 @@ class Lane:
     def _give_back(self, batch: Batch, error: CacheServiceError) -> None:
         self.is_usable = False
         self._owner.not_answered(self, batch, error)
-
-    async def _pause(self, seconds: float) -> None:
-        """Waits so long, or only the shortest pause when somebody asks for something."""
-        await asyncio.sleep(_FIRST_PAUSE_SECONDS)
-        if self._pending.is_empty:
-            self._waker = self._loop.create_future()
-            self._may_send = True
-            await asyncio.wait((self._waker,), timeout=seconds)
-            self._waker = None
-            self._may_send = False
-
-    def _fail(self, error: CacheServiceError) -> None:
-        self.is_usable = False
-        batches = [*self._under_way.values(), *self._pending.take_all()]
-        self._under_way.clear()
-        self._late.clear()
-        self._keys = {False: 0, True: 0}
-        for batch in batches:
-            self._owner.not_answered(self, batch, error)

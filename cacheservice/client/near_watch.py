@@ -12,7 +12,7 @@ from cacheservice.client.channel import Backoff
 from cacheservice.client.near_cache import Copies
 from cacheservice.client.near_sources import Sources
 from cacheservice.client.nodes import Nodes
-from cacheservice.client.topology import Placement
+from cacheservice.client.placement import Placement
 from cacheservice.errors import Unavailable
 from cacheservice.remote_clock import RemoteClock
 from cacheservice.v1 import cache_pb2 as pb

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from cacheservice.address import endpoint
 from cacheservice.http2 import statuses
 from cacheservice.http2.alternative import TOKEN, offered
+from cacheservice.http2.client_stream import ClientStream
 from cacheservice.http2.protocol import Http2Protocol
-from cacheservice.http2.statuses import CallStatus
-from cacheservice.http2.stream import End, Headers
+from cacheservice.http2.stream import Headers
 
 _log = logging.getLogger(__name__)
 
@@ -24,100 +24,12 @@ BEGIN_SECONDS = 0.5
 never do, as it is asked for none before."""
 AVOID_SECONDS = 60.0
 
-
 Offer = tuple[tuple[str, int], str]
 """Host and port of an alternative, and the token to be shown there."""
 
 
 class ConnectFailed(Exception):
     """There is no connection, and nothing was sent."""
-
-
-class StreamFailed(Exception):
-    """The call has ended with a status other than OK, or without any."""
-
-    def __init__(self, status: CallStatus) -> None:
-        super().__init__(status.message)
-        self.status = status
-
-
-class ClientStream:
-    """A call in progress, as made by an Opener; to be closed in the end."""
-
-    def __init__(
-        self,
-        protocol: Http2Protocol,
-        request: Headers,
-        on_message: Callable[[bytes], None],
-        on_writable: Callable[[], None],
-    ) -> None:
-        self._protocol = protocol
-        self._on_message = on_message
-        self._on_writable = on_writable
-        self._status: asyncio.Future[CallStatus] = asyncio.get_running_loop().create_future()
-        self._headers: asyncio.Future[dict[str, str] | None] = asyncio.get_running_loop().create_future()
-        self._stream = protocol.connection.open(request, self)
-
-    def send(self, message: bytes) -> None:
-        """Hands the message to the connection, or keeps it for that; nothing once the stream has ended."""
-        self._stream.send(message)
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether what was sent still waits for the server to take it."""
-        return self._stream.is_blocked
-
-    async def begun(self, seconds: float) -> dict[str, str] | None:
-        """The first headers of the answer, when they come in time; None also when the call ends before."""
-        await asyncio.wait((self._headers,), timeout=seconds)
-        return self._headers.result() if self._headers.done() else None
-
-    async def finished(self) -> None:
-        """Returns when the server has ended the stream in order. StreamFailed when it ended otherwise."""
-        status = await asyncio.shield(self._status)
-        if status.code != statuses.OK:
-            raise StreamFailed(status)
-
-    def cancel(self) -> None:
-        """Ends the call, if it has not ended; nothing more is received."""
-        self._on_message = _ignore
-        self._on_writable = _no_longer
-        self._stream.cancel()
-        self._finish(CallStatus(statuses.UNAVAILABLE, "the stream was closed"))
-
-    async def close(self) -> None:
-        """Ends the call and the connection, at once; returns when the socket is closed."""
-        self.cancel()
-        self._protocol.abort()
-        await asyncio.shield(self._protocol.closed)
-
-    def headers_received(self, headers: dict[str, str]) -> None:
-        if self._headers.done() or headers.get(":status", "").startswith("1"):
-            return
-        if statuses.is_answer(headers):
-            self._headers.set_result(headers)
-        else:
-            # Something else is at that port, and what follows is no message.
-            self._finish(statuses.status_of(End(headers)))
-            self.cancel()
-
-    def message_received(self, message: bytes) -> None:
-        self._on_message(message)
-
-    def sending_ended(self) -> None:
-        """Is part of `stream_ended` here."""
-
-    def stream_ended(self, end: End) -> None:
-        self._finish(statuses.status_of(end))
-
-    def writable(self) -> None:
-        self._on_writable()
-
-    def _finish(self, status: CallStatus) -> None:
-        if not self._status.done():
-            self._status.set_result(status)
-        if not self._headers.done():
-            self._headers.set_result(None)
 
 
 class Opener:
@@ -191,7 +103,7 @@ class Opener:
         stream = ClientStream(protocol, [*request, (TOKEN, token)], on_message, on_writable)
         has_begun = False
         try:
-            has_begun = await stream.begun(BEGIN_SECONDS) is not None
+            has_begun = await begun(stream, BEGIN_SECONDS) is not None
         finally:
             if not has_begun:
                 self._avoid(where)
@@ -201,7 +113,7 @@ class Opener:
     async def _offer(self, protocol: Http2Protocol, stream: ClientStream) -> Offer | None:
         """Where the server would rather be called, and with which token."""
         address = protocol.peer_host
-        alternative = offered(await stream.begun(BEGIN_SECONDS) or {})
+        alternative = offered(await begun(stream, BEGIN_SECONDS) or {})
         if alternative is None or not address:
             return None
         where = (address, alternative.port)
@@ -250,16 +162,14 @@ class Opener:
         raise ConnectFailed(f"failed to connect to {target}: {why}")
 
 
+async def begun(stream: ClientStream, seconds: float) -> dict[str, str] | None:
+    """The first headers of the answer, when they come in time; None also when the call ends before."""
+    await asyncio.wait((stream.headers,), timeout=seconds)
+    return stream.headers.result() if stream.headers.done() else None
+
+
 def _told(error: Exception) -> str:
     """What happened, in the system's words where it is the system that refused."""
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno and error.errno > 0:
         return os.strerror(error.errno)
     return str(error) or type(error).__name__
-
-
-def _ignore(_: bytes) -> None:
-    """What comes after the stream was closed."""
-
-
-def _no_longer() -> None:
-    """Nor does it matter then whether anything could be sent."""

@@ -112,6 +112,9 @@ class HotKeys:
         least = max(LEAST_RATE, LEAST_SHARE * _rate(self._counts.total, weight))
         enough = least / _rate(1.0, weight)
         stays = enough * STAYS_AT
+        if self._counts.heaviest < stays:
+            self.keys = frozenset()
+            return
         self.keys = frozenset(
             key
             for key, certain in self._counts.certain()

@@ -51,6 +51,11 @@ class SpaceSaving:
         counts[key], self._errors[key] = error + weight, error
         heapreplace(lightest, (error + weight, key))
 
+    @property
+    def heaviest(self) -> float:
+        """What the key that has most weighs at most."""
+        return max(self._counts.values(), default=0.0)
+
     def certain(self) -> Iterator[tuple[str, float]]:
         """Each key that is counted, with the weight that it has for certain."""
         errors = self._errors

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cacheservice.certificates import Certificates
 from cacheservice.connection import CLOSE_GRACE_SECONDS, Connection, open_channel, stream_opener
-from cacheservice.http2.client import ClientStream
+from cacheservice.http2.client_stream import ClientStream
 from cacheservice.server.peer_stream import PeerStream
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
 from cacheservice.v1.peer_pb2_grpc import PeerServiceStub

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cacheservice.errors import CacheServiceError
-from cacheservice.http2.client import ClientStream, ConnectFailed, StreamFailed
+from cacheservice.http2.client import ConnectFailed
+from cacheservice.http2.client_stream import ClientStream, StreamFailed
 from cacheservice.v1 import peer_pb2
 from cacheservice.wire import from_call, from_status
 

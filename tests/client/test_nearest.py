@@ -11,7 +11,7 @@ import pytest
 
 from cacheservice.client import Client
 from cacheservice.client.batch import Reads
-from cacheservice.client.topology import Placement
+from cacheservice.client.placement import Placement
 from cacheservice.client.waiting import Caller
 from cacheservice.config import Settings
 from cacheservice.ring import Ring, RingMember

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cacheservice.client.topology import Placement
+from cacheservice.client.placement import Placement
 from cacheservice.v1.cluster_pb2 import (
     MEMBER_STATE_ALIVE,
     MEMBER_STATE_DEAD,

@@ -15,7 +15,8 @@ import pytest
 from cacheservice.certificates import Certificates, Tls
 from cacheservice.connection import open_channel, server_credentials
 from cacheservice.http2.alternative import TOKEN as TOKEN_HEADER
-from cacheservice.http2.client import ClientStream, ConnectFailed, Opener, StreamFailed
+from cacheservice.http2.client import ConnectFailed, Opener, begun
+from cacheservice.http2.client_stream import ClientStream, StreamFailed
 from cacheservice.http2.statuses import CallStatus
 from tests.certificates import NAME, Authority
 from tests.http2.echo import MAX_MESSAGE_BYTES, METHOD, TOKEN, Echoes, Messages, opened, until
@@ -329,7 +330,7 @@ def opener(tls: Tls) -> Opener:
 @pytest.mark.parametrize("server_name", ["", NAME])
 async def test_our_client_over_tls(encrypted: str, open_to: OpenTo, tls: Tls, server_name: str) -> None:
     stream, messages = await open_to(encrypted, opener(replace(tls, server_name=server_name)))
-    if (await stream.begun(20)) is None:
+    if (await begun(stream, 20)) is None:
         # Ours wants a token, which the Opener has not been offered.
         assert (await failure(stream)).message == "another process is meant"
         return

@@ -18,7 +18,8 @@ from cacheservice.certificates import Certificates
 from cacheservice.connection import server_credentials
 from cacheservice.http2 import client, frames, protocol
 from cacheservice.http2.alternative import Alternative
-from cacheservice.http2.client import ConnectFailed, Opener, StreamFailed
+from cacheservice.http2.client import ConnectFailed, Opener
+from cacheservice.http2.client_stream import StreamFailed
 from cacheservice.http2.frames import Flag, Kind, frame
 from tests.certificates import Authority
 from tests.http2.echo import MAX_MESSAGE_BYTES, METHOD, TOKEN, Echoes, opened, until

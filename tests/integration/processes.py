@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc
 
 from cacheservice.certificates import Certificates, Tls
-from cacheservice.client.topology import is_in_ring
+from cacheservice.client.placement import is_in_ring
 from cacheservice.errors import CacheServiceError
 from cacheservice.v1.admin_pb2 import StatsRequest, StatsResponse
 from cacheservice.v1.admin_pb2_grpc import AdminServiceStub

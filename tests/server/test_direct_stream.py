@@ -12,7 +12,7 @@ import pytest
 from cacheservice.errors import InvalidArgument
 from cacheservice.http2 import frames
 from cacheservice.http2.alternative import TOKEN as TOKEN_HEADER
-from cacheservice.http2.client import ClientStream, StreamFailed
+from cacheservice.http2.client_stream import ClientStream, StreamFailed
 from cacheservice.http2.protocol import Http2Protocol
 from cacheservice.http2.server import StreamServer
 from cacheservice.http2.statuses import request

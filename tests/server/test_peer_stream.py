@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cacheservice.errors import ClusterIdMismatch
-from cacheservice.http2.client import ConnectFailed, StreamFailed
+from cacheservice.http2.client import ConnectFailed
+from cacheservice.http2.client_stream import StreamFailed
 from cacheservice.http2.statuses import UNAVAILABLE, CallStatus
 from cacheservice.server import peer_stream
 from cacheservice.server.peer_stream import MAX_BYTES, MAX_ROWS, PeerStream, Question, StreamEnded
