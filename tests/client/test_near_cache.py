@@ -11,6 +11,7 @@ import pytest
 
 from cacheservice.client import Client, NearCache, Outcome, SyncClient
 from cacheservice.client.batch import Reads
+from cacheservice.client.exchange import Exchange
 from cacheservice.client.versioned import VersionedReads
 from cacheservice.client.waiting import Caller
 from cacheservice.config import Settings
@@ -180,17 +181,24 @@ async def test_an_answer_that_a_change_overtook_is_not_kept(
     other = await cluster.client()
     await other.set("near:1", b"1", tags=["t"])
     cache = await cluster.near()
-    exchange = cache._exchange
     answered, let_go = asyncio.Event(), asyncio.Event()
-    read_many = exchange.read_many
 
-    async def held_up(*arguments: Any, **options: Any) -> Any:
-        found = await read_many(*arguments, **options)
-        answered.set()
-        await let_go.wait()
-        return found
+    class HeldUp:
+        """The exchange, whose answers to reads of many are taken late."""
 
-    monkeypatch.setattr(exchange, "read_many", held_up)
+        def __init__(self, exchange: Exchange) -> None:
+            self._exchange = exchange
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._exchange, name)
+
+        async def read_many(self, *arguments: Any, **options: Any) -> Any:
+            found = await self._exchange.read_many(*arguments, **options)
+            answered.set()
+            await let_go.wait()
+            return found
+
+    monkeypatch.setattr(cache, "_opened", HeldUp(cache._exchange))
     reading = asyncio.create_task(cache.get("near:1"))
     await answered.wait()
     before = copies_of(cache)._changes, copies_of(cache)._era
