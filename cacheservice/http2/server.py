@@ -12,33 +12,16 @@ from typing import Any
 
 from cacheservice.http2 import statuses
 from cacheservice.http2.alternative import TOKEN
+from cacheservice.http2.call import Call, Handler
 from cacheservice.http2.protocol import CLOSE_SECONDS, Http2Protocol
 from cacheservice.http2.statuses import CallStatus
-from cacheservice.http2.stream import End, Receiver, Stream
+from cacheservice.http2.stream import End, Stream
 
 _log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
 BACKLOG = 1_024
 ACCEPT_PAUSE_SECONDS = 1.0
-
-Handler = Callable[["Call"], Receiver]
-"""Is given a call that has begun, and gives who receives its messages."""
-
-
-class Call:
-    """A client's call, as who handles it sees it."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self.send = stream.send
-        self.pause = stream.pause
-        self.resume = stream.resume
-        self.is_behind = stream.is_behind
-
-    def finish(self, status: CallStatus) -> None:
-        """Ends the call when what was sent has left."""
-        self._stream.finish(statuses.trailers(status))
 
 
 class _Nobody:

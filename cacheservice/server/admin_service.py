@@ -10,8 +10,9 @@ from cacheservice.errors import ClusterIdMismatch
 from cacheservice.node.fences import Kind
 from cacheservice.node.node import Node
 from cacheservice.server import decode
+from cacheservice.server.admission import Admission
 from cacheservice.server.drained import Drained
-from cacheservice.server.guard import Admission, Context, guarded, not_yet, time_left_ms
+from cacheservice.server.guard import Context, guarded, not_yet, time_left_ms
 from cacheservice.store import FACTORS, Store
 from cacheservice.v1 import admin_pb2 as pb
 from cacheservice.v1.admin_pb2_grpc import AdminServiceServicer

@@ -30,6 +30,7 @@ from cacheservice.node.node import Node, NodeConfig
 from cacheservice.node.shard import Shard
 from cacheservice.node.view import ViewBuilder
 from cacheservice.server.admin_service import AdminServicer
+from cacheservice.server.admission import Admission
 from cacheservice.server.cache_service import CacheServicer
 from cacheservice.server.channels import PeerChannels, channel_options
 from cacheservice.server.cluster_scan import ClusterScan
@@ -38,7 +39,7 @@ from cacheservice.server.decode import Bounds
 from cacheservice.server.drained import Drained
 from cacheservice.server.exchange import FRAMING, Exchange
 from cacheservice.server.gossip import Gossip, RingSettings
-from cacheservice.server.guard import Admission, TolerantServer
+from cacheservice.server.guard import TolerantServer
 from cacheservice.server.memory import MemoryKeeper, resident_bytes, settle_allocator, settle_collector
 from cacheservice.server.peer_service import PeerServicer
 from cacheservice.server.stop_signals import ignore_stop_signals, on_stop_signal
@@ -262,7 +263,9 @@ class NodeServer:
             EXCHANGE: streams.handler(
                 cache_pb2.ExchangeRequest.FromString, self._exchange.begin, FRAMING.requests
             ),
-            PEER_EXCHANGE: streams.handler(peer_pb2.PeerServiceExchangeRequest.FromString, self._peer.begin),
+            PEER_EXCHANGE: streams.handler(
+                peer_pb2.PeerServiceExchangeRequest.FromString, self._peer.requests.begin
+            ),
         }
         tls = None
         if self._certificates is not None:

@@ -13,9 +13,10 @@ from cacheservice.node.invalidations import Invalidated
 from cacheservice.node.node import Node
 from cacheservice.node.operations import Answer, Operation
 from cacheservice.server import decode, encode
+from cacheservice.server.admission import Admission
 from cacheservice.server.cluster_scan import ClusterScan
 from cacheservice.server.exchange import FRAMING, Exchange
-from cacheservice.server.guard import Admission, Context, guarded, time_left_ms
+from cacheservice.server.guard import Context, guarded, time_left_ms
 from cacheservice.server.streams import Streams
 from cacheservice.server.watches import Watches
 from cacheservice.v1 import cache_pb2 as pb

@@ -8,8 +8,9 @@ from cacheservice.config import Settings
 from cacheservice.errors import NotReady
 from cacheservice.node.node import Node
 from cacheservice.server import gossip_codec
+from cacheservice.server.admission import Admission
 from cacheservice.server.gossip import Gossip
-from cacheservice.server.guard import Admission, Context, guarded
+from cacheservice.server.guard import Context, guarded
 from cacheservice.v1 import cluster_pb2 as pb
 from cacheservice.v1.cluster_pb2_grpc import ClusterServiceServicer
 

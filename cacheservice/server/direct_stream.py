@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError
 
 from cacheservice.errors import CacheServiceError, InternalError, InvalidArgument
 from cacheservice.http2 import statuses
-from cacheservice.http2.server import Call
+from cacheservice.http2.call import Call
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import End
 from cacheservice.wire import status_code, to_status
@@ -25,7 +25,7 @@ MAX_UNSENT_BYTES = 1024 * 1024
 """Answers that the caller does not take; then, too, the node begins with no more."""
 
 Answer = TypeVar("Answer")
-Begun: TypeAlias = Answer | Callable[[], Awaitable[Answer]]
+Begun: TypeAlias = Answer | Callable[[], Coroutine[Any, Any, Answer]]
 """The answer, or what to call and await for it."""
 
 
@@ -51,7 +51,7 @@ class DirectStream:
         self._on_end = on_end
         self._requests: deque[Any] = deque()
         """Those that are not begun; as many as the caller may send before it is told to go on."""
-        self._at_work: set[asyncio.Task[None]] = set()
+        self._at_work: set[asyncio.Task[bytes]] = set()
         self._is_last = False
         """Whether no more requests come, or none are read."""
         self._is_open = True
@@ -98,7 +98,7 @@ class DirectStream:
                     return
                 work = self._begin(self._requests.popleft())
                 if callable(work):
-                    task = asyncio.create_task(self._answer(work))
+                    task = asyncio.create_task(work())
                     self._at_work.add(task)
                     task.add_done_callback(self._finished)
                 else:
@@ -111,16 +111,15 @@ class DirectStream:
         if self._is_last and not self._at_work:
             self._end(CallStatus(statuses.OK))
 
-    async def _answer(self, work: Callable[[], Awaitable[bytes]]) -> None:
-        answer = await work()
-        if self._is_open:
-            self._call.send(answer)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _finished(self, task: asyncio.Task[bytes]) -> None:
         self._at_work.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("defect in a stream", exc_info=error)
-            self._abort(InternalError("a defect in the node; its log has the details"))
+        if not task.cancelled():
+            error = task.exception()
+            if error is not None:
+                _log.error("defect in a stream", exc_info=error)
+                self._abort(InternalError("a defect in the node; its log has the details"))
+            elif self._is_open:
+                self._call.send(task.result())
         self._go_on()
 
     def _abort(self, error: CacheServiceError) -> None:

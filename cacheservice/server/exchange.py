@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cacheservice.config import Settings
-from cacheservice.errors import CacheServiceError, InternalError, InvalidArgument
+from cacheservice.errors import CacheServiceError, InvalidArgument
 from cacheservice.node.batches import Batches, Soon
 from cacheservice.node.columns import Errors, Reads, Removals, Writes
 from cacheservice.server import column_codec as codec
+from cacheservice.server.admission import Admission
 from cacheservice.server.appended import joined, with_reads
+from cacheservice.server.completion import completed, defect
 from cacheservice.server.decode import Bounds, is_nearest, lease_wait_ms
 from cacheservice.server.direct_stream import Begun
-from cacheservice.server.guard import Admission
 from cacheservice.server.streams import Framing
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import to_status
-
-_log = logging.getLogger(__name__)
-
 
 Result = TypeVar("Result", Reads, Writes, Removals)
 
@@ -43,7 +40,16 @@ class Encoded(NamedTuple):
     values: Sequence[bytes] = ()
 
 
-Work = Begun[Encoded]
+class Work(NamedTuple):
+    """A batch that needs other nodes."""
+
+    result: Callable[[], Awaitable[Any]]
+    """What to call and await for it."""
+    refused: Errors
+    encode: Callable[[Any], Encoded]
+
+    def encoded(self, result: Any) -> Encoded:
+        return self.encode(result.with_refused(self.refused) if self.refused else result)
 
 
 class Exchange:
@@ -68,12 +74,18 @@ class Exchange:
         except CacheServiceError as error:
             return self._refused(batch_id, error)
         except Exception:
-            return self._defect(batch_id)
+            return self._refused(batch_id, defect())
         if isinstance(work, Encoded):
             return self._addressed(batch_id, *work)
-        return partial(self._complete, batch_id, work)
+        return partial(
+            completed,
+            work.result,
+            self._admission.counted(),
+            partial(self._answer, batch_id, work),
+            partial(self._refused, batch_id),
+        )
 
-    def _start(self, request: pb.ExchangeRequest) -> Work:
+    def _start(self, request: pb.ExchangeRequest) -> Encoded | Work:
         timeout_ms = request.timeout_ms or self._default_timeout_ms
         match request.WhichOneof("batch"):
             case "get":
@@ -100,14 +112,8 @@ class Exchange:
             case _:
                 raise InvalidArgument.of("batch", "present", "none")
 
-    async def _complete(self, batch_id: int, work: Callable[[], Awaitable[Encoded]]) -> bytes:
-        with self._admission.counted():
-            try:
-                return self._addressed(batch_id, *await work())
-            except CacheServiceError as error:
-                return self._refused(batch_id, error)
-            except Exception:
-                return self._defect(batch_id)
+    def _answer(self, batch_id: int, work: Work, result: Any) -> bytes:
+        return self._addressed(batch_id, *work.encoded(result))
 
     def _encode_reads(self, reads: Reads) -> Encoded:
         return Encoded(
@@ -116,10 +122,6 @@ class Exchange:
 
     def _refused(self, batch_id: int, error: CacheServiceError) -> bytes:
         return self._addressed(batch_id, pb.ExchangeResponse(refused=to_status(error)))
-
-    def _defect(self, batch_id: int) -> bytes:
-        _log.exception("defect in Exchange")
-        return self._refused(batch_id, InternalError("a defect in the node; its log has the details"))
 
     def _addressed(
         self,
@@ -141,17 +143,8 @@ def _encode_removals(removals: Removals) -> Encoded:
     return Encoded(codec.removals(removals))
 
 
-def _then(result: Soon[Result], refused: Errors, encode: Callable[[Result], Encoded]) -> Work:
-    """The response, with the refused rows in their places; or what to call and await for it."""
+def _then(result: Soon[Result], refused: Errors, encode: Callable[[Result], Encoded]) -> Encoded | Work:
+    """The response, with the refused rows in their places, if there is the result already."""
     if callable(result):
-        return partial(_later, result, refused, encode)
-    return encode(result.with_refused(refused) if refused else result)
-
-
-async def _later(
-    work: Callable[[], Awaitable[Result]],
-    refused: Errors,
-    encode: Callable[[Result], Encoded],
-) -> Encoded:
-    result = await work()
+        return Work(result, refused, encode)
     return encode(result.with_refused(refused) if refused else result)

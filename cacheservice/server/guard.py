@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -17,8 +15,6 @@ from cacheservice.errors import (
     CacheServiceError,
     InternalError,
     InvalidArgument,
-    NotReady,
-    Overloaded,
     Unimplemented,
 )
 from cacheservice.wire import STATUS_DETAILS_KEY, status_code, to_status
@@ -29,47 +25,6 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 Context = grpc.aio.ServicerContext[Any, Any]
 Method = Callable[[Any, Request, Context], Awaitable[Response]]
-
-OVERLOAD_RETRY_MS = 100
-
-
-class Admission:
-    """Lets requests in, once the node is open: at most `limit` at a time."""
-
-    def __init__(self, limit: int) -> None:
-        self.is_open = False
-        self.refused = 0
-        self.count = 0
-        self._limit = limit
-
-    def check_open(self) -> None:
-        """NotReady as long as the node does not know its cluster, whose entries it would take for missing."""
-        if not self.is_open:
-            raise NotReady("this node has not joined its cluster yet")
-
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Counts, for as long as it lasts, what was let in before."""
-        self.count += 1
-        try:
-            yield
-        finally:
-            self.count -= 1
-
-    def __enter__(self) -> None:
-        self.check_open()
-        if self.count >= self._limit:
-            self.refused += 1
-            raise Overloaded(
-                f"{self._limit} requests are in flight at this node already",
-                retry_after_ms=str(OVERLOAD_RETRY_MS),
-            )
-        self.count += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.count -= 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,11 @@ import grpc
 
 from cacheservice.errors import InvalidArgument, NotReady
 from cacheservice.http2.alternative import Alternative
-from cacheservice.http2.server import Call, Handler
+from cacheservice.http2.call import Call, Handler
 from cacheservice.server.direct_stream import MAX_AT_WORK, MAX_UNSENT_BYTES, Begun, DirectStream
 from cacheservice.server.guard import Context, Malformed
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ class _Stream:
         self._joins = False
         self._context = context
         self._begin = begin
-        self._at_work: set[asyncio.Task[None]] = set()
+        self._at_work: set[asyncio.Task[bytes]] = set()
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
         self._is_open = True
@@ -154,7 +157,7 @@ class _Stream:
                 if not callable(work):
                     self._send(work)
                 else:
-                    task = asyncio.create_task(self._answer(work))
+                    task = asyncio.create_task(work())
                     self._at_work.add(task)
                     task.add_done_callback(self._finished)
 
@@ -177,13 +180,14 @@ class _Stream:
         self._has_room.clear()
         await self._has_room.wait()
 
-    async def _answer(self, work: Callable[[], Awaitable[bytes]]) -> None:
-        answer = await work()
-        if self._is_open:
-            self._send(answer)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
+    def _finished(self, task: asyncio.Task[bytes]) -> None:
         self._at_work.discard(task)
+        if not task.cancelled():
+            error = task.exception()
+            if error is not None:
+                _log.error("defect in a stream", exc_info=error)
+            elif self._is_open:
+                self._send(task.result())
         self._has_room.set()
 
     def _send(self, answer: bytes) -> None:

@@ -23,7 +23,7 @@ from cacheservice.node.transport import PeerUnreachable
 from cacheservice.server import column_codec, copies, peer_codec
 from cacheservice.server.channels import PeerChannels
 from cacheservice.server.decode import Bounds
-from cacheservice.server.peer_stream import Question, StreamEnded
+from cacheservice.server.questions import Question, StreamEnded
 from cacheservice.v1 import cache_pb2, peer_pb2
 
 _log = logging.getLogger(__name__)

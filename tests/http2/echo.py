@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable
 
 from cacheservice.http2 import statuses
+from cacheservice.http2.call import Call
 from cacheservice.http2.client import Opener
 from cacheservice.http2.client_stream import ClientStream
-from cacheservice.http2.server import Call, StreamServer
+from cacheservice.http2.server import StreamServer
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import End
 

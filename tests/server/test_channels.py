@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from cacheservice.server.channels import PeerChannels
-from cacheservice.server.peer_stream import Question
+from cacheservice.server.questions import Question
 from cacheservice.v1 import peer_pb2
 from cacheservice.v1.peer_pb2_grpc import PeerServiceServicer, add_PeerServiceServicer_to_server
 

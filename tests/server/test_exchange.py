@@ -16,11 +16,12 @@ from cacheservice.errors import AnswerTooLarge, EntryTooLarge, InvalidArgument, 
 from cacheservice.limits import MAX_BATCH
 from cacheservice.node.columns import Reads
 from cacheservice.node.operations import GetOutcome
+from cacheservice.server.admission import Admission
 from cacheservice.server.app import NodeServer
 from cacheservice.server.cache_service import CacheServicer
 from cacheservice.server.direct_stream import MAX_AT_WORK
 from cacheservice.server.exchange import Exchange
-from cacheservice.server.guard import Admission, TolerantServer
+from cacheservice.server.guard import TolerantServer
 from cacheservice.server.streams import MAX_JOINED_BYTES, Streams
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub, add_CacheServiceServicer_to_server

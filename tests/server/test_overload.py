@@ -13,8 +13,8 @@ import pytest
 from cacheservice.config import Settings
 from cacheservice.errors import NotReady, Overloaded
 from cacheservice.node.operations import Answer, Get, GetOutcome, GetResult, Operation
+from cacheservice.server.admission import OVERLOAD_RETRY_MS, Admission
 from cacheservice.server.cache_service import CacheServicer
-from cacheservice.server.guard import OVERLOAD_RETRY_MS, Admission
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub, add_CacheServiceServicer_to_server
 from cacheservice.wire import from_rpc_error

@@ -12,8 +12,9 @@ from cacheservice.errors import ClusterIdMismatch
 from cacheservice.http2.client import ConnectFailed
 from cacheservice.http2.client_stream import StreamFailed
 from cacheservice.http2.statuses import UNAVAILABLE, CallStatus
-from cacheservice.server import peer_stream
-from cacheservice.server.peer_stream import MAX_BYTES, MAX_ROWS, PeerStream, Question, StreamEnded
+from cacheservice.server import peer_stream, questions
+from cacheservice.server.peer_stream import PeerStream
+from cacheservice.server.questions import MAX_BYTES, MAX_ROWS, Question, StreamEnded
 from cacheservice.v1 import peer_pb2
 from cacheservice.wire import to_status
 
@@ -132,7 +133,7 @@ async def test_others_wait_for_those_under_way_but_not_for_slow_ones() -> None:
 
 
 async def test_kinds_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_stream, "SLOW_SECONDS", 600)
+    monkeypatch.setattr(questions, "SLOW_SECONDS", 600)
     calls = Calls()
     stream = PeerStream(calls)
     await asking(stream, copies(1, kind="read"), copies(2, kind="write"))

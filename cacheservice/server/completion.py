@@ -1,0 +1,36 @@
+"""Requests of streams that wait for other nodes: each awaited, and whatever comes of it answered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+from cacheservice.errors import CacheServiceError, InternalError
+
+_log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+async def completed(
+    work: Callable[[], Awaitable[Result]],
+    counted: AbstractContextManager[None],
+    answer: Callable[[Result], bytes],
+    refused: Callable[[CacheServiceError], bytes],
+) -> bytes:
+    """The answer to a request, which is `counted` for as long as it is at work."""
+    with counted:
+        try:
+            return answer(await work())
+        except CacheServiceError as error:
+            return refused(error)
+        except Exception:
+            return refused(defect())
+
+
+def defect() -> InternalError:
+    """What to answer in place of the exception that is being handled, which is logged."""
+    _log.exception("defect in a stream")
+    return InternalError("a defect in the node; its log has the details")
