@@ -105,6 +105,10 @@ class Ring:
         alone = (node_id,)
         return all(self.owners(key, 1) == alone for key in keys)
 
+    def holds(self, node_id: str, keys: Collection[str], count: int) -> bool:
+        """Whether the node is one of the `count` nodes that hold each of the keys."""
+        return all(node_id in self.owners(key, count) for key in keys)
+
     def owners_without(self, gone: Collection[str], key: str, count: int) -> tuple[str, ...]:
         """The owners of `key` in the ring of all members but those; slower than `owners`."""
         if not self._tokens:

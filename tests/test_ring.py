@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
+from cacheservice import ring as ring_module
 from cacheservice.ring import Ring, RingMember, hash_tag
 
 KEYS = [f"user:{number}" for number in range(100_000)]
@@ -194,8 +195,30 @@ def test_a_node_owns_keys_when_it_is_the_first_owner_of_each(keys: list[str]) ->
         assert ring.owns(node_id, keys) == (owned == keys)
 
 
+@given(st.lists(st.text(min_size=1, max_size=5), max_size=20))
+def test_a_node_holds_keys_when_it_is_one_of_the_owners_of_each(keys: list[str]) -> None:
+    ring = Ring(map(RingMember, "abc"))
+    for node_id in "abcd":
+        held = [key for key in keys if node_id in ring.owners(key, 2)]
+        assert ring.holds(node_id, held, 2)
+        assert ring.holds(node_id, keys, 2) == (held == keys)
+
+
+@pytest.mark.parametrize("most", [2, 3, 5])
+def test_more_groups_of_owners_than_are_numbered(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """A cluster of many hundred nodes has so many."""
+    keys = KEYS[:5_000]
+    numbered = Ring(members(4))
+    expected = [numbered.owners(key, 2) for key in keys]
+    monkeypatch.setattr(ring_module, "_MAX_GROUPS", most)
+    ring = Ring(members(4))
+    for _ in range(2):
+        assert [ring.owners(key, 2) for key in keys] == expected
+
+
 def test_an_empty_ring_owns_nothing() -> None:
     assert Ring([]).owners("a", 2) == ()
+    assert not Ring([]).holds("a", ["k"], 2)
     assert not Ring([]).owns("a", ["k"])
     assert Ring([]).shares() == {}
 

@@ -186,7 +186,7 @@ class Owner:
         was made while it could not be reached. The change, which is the later one in truth, gets a version
         above that and goes out again. But `fills` were loaded before that write, and give way to it.
         """
-        targets = [self._replicas(change.key, waited_for) for change in changes]
+        targets = self._targets([change.key for change in changes], waited_for)
         timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
         copies = await self.replicator.replicate(changes, targets, timeout_ms, unreachable)
         if any(made.missed for made in copies):
@@ -221,7 +221,7 @@ class Owner:
         view = self._peers.view
         self._look_for_strays(changes)
         if ring_epoch == view.ring.epoch:
-            return [self.shard.merge(change) for change in changes]
+            return self.shard.merge_many(changes)
         versions: list[int] = []
         for change in changes:
             known = self.shard.version(change.key)
@@ -297,23 +297,24 @@ class Owner:
         view = self._peers.view
         if view.before is not None:
             return
-        for change in changes:
-            if self._node_id not in view.ring.owners(change.key, self._config.replication_factor):
-                self._on_stray()
-                return
+        keys = [change.key for change in changes]
+        if not view.ring.holds(self._node_id, keys, self._config.replication_factor):
+            self._on_stray()
 
     def _holders(self, key: str) -> list[str]:
         holders = self._peers.view.holders(key, self._config.replication_factor)
         return [node_id for node_id in holders if node_id != self._node_id]
 
-    def _replicas(self, key: str, waited_for: Collection[str]) -> list[str]:
-        """The other holders of `key`; nobody when they are told later, and then they are hinted."""
-        others = self._holders(key)
+    def _targets(self, keys: Sequence[str], waited_for: Collection[str]) -> list[list[str]]:
+        """The other holders of each key; nobody where they are told later, and then they are hinted."""
+        targets = self._peers.view.other_holders(keys, self._config.replication_factor, self._node_id)
         namespaces = self.shard.namespaces
-        if namespaces.any_async and key not in waited_for and namespaces.of(key).is_async:
-            self.replicator.tell_later(others, key)
-            return []
-        return others
+        if namespaces.any_async:
+            for position, key in enumerate(keys):
+                if key not in waited_for and namespaces.of(key).is_async:
+                    self.replicator.tell_later(targets[position], key)
+                    targets[position] = []
+        return targets
 
     async def _have_others_stand_in(
         self,

@@ -235,8 +235,16 @@ class Shard:
         entry does not fit, or has been invalidated. Which value stays does not depend on the order in which
         changes come: the higher version wins, of equal ones a removal, then the larger value.
         """
+        return self._merge(change, self._clock.now_ms())
+
+    def merge_many(self, changes: Sequence[Change]) -> list[int]:
+        """As `merge` of each, in order."""
+        now = self._clock.now_ms()
+        return [self._merge(change, now) for change in changes]
+
+    def _merge(self, change: Change, now: int) -> int:
         self._versions.observe(change.version)
-        current = self.store.peek(change.key, self._clock.now_ms())
+        current = self.store.peek(change.key, now)
         if self.fences.above(change.key, change.entry.tags if change.entry else ()) >= change.version:
             if current is not None and version_of(current) < change.version:
                 # What is here was overwritten before that was invalidated.

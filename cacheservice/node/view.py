@@ -34,6 +34,17 @@ class View:
             return owners
         return owners + tuple(node_id for node_id in self.before.owners(key, count) if node_id not in owners)
 
+    def other_holders(self, keys: Iterable[str], count: int, node_id: str) -> list[list[str]]:
+        """The holders of each key but that node."""
+        others: dict[tuple[str, ...], list[str]] = {}
+        found: list[list[str]] = []
+        for key in keys:
+            holders = self.holders(key, count)
+            if holders not in others:
+                others[holders] = [holder for holder in holders if holder != node_id]
+            found.append(others[holders])
+        return found
+
     def places_as(self, other: View) -> bool:
         """Whether the same nodes own the same keys, and none of them may have missed something between."""
         return self.ring.epoch == other.ring.epoch and self.stays == other.stays

@@ -25,6 +25,7 @@ def test_the_error_is_within_its_bound(occurrences: list[tuple[str, int]], capac
     assert len(counts) == min(capacity, len(exact))
     assert counts.total == exact.total()
     certain = dict(counts.certain())
+    assert counts.heaviest == max((counts.bounds(key)[1] for key in certain), default=0)
     for number in range(30):
         key = f"k{number}"
         least, most = counts.bounds(key)

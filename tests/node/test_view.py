@@ -146,6 +146,9 @@ def test_who_owned_a_key_before_holds_it_after_those_who_own_it_now() -> None:
         assert holders[:2] == owners
         assert set(holders) == {*owners, *before.owners(key, 2)}
         assert len(holders) == len(set(holders))
+        for node_id in ("n1", "elsewhere"):
+            others = [holder for holder in holders if holder != node_id]
+            assert view.other_holders([key, key], 2, node_id) == [others, others]
         assert View(now).holders(key, 2) == owners
         seen.add(len(holders))
     assert seen == {2, 3, 4}
