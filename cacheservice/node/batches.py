@@ -38,7 +38,7 @@ class Batches:
         wait_ms: int = 0,
     ) -> Soon[Reads]:
         """With `lease` the callers would load what is missing, and would wait for others who do."""
-        if not (lease and (wait_ms or self._node.owner.refusal())):
+        if not (lease and (wait_ms or self._node.standing.refusal())):
             reads = self.get_own(keys, values_only=values_only, lease=lease)
             if reads is not None:
                 return reads
@@ -51,7 +51,7 @@ class Batches:
 
     def get_own(self, keys: list[str], *, values_only: bool = False, lease: bool = False) -> Reads | None:
         """As `get`; None unless all the keys are this node's own, and nobody else knows more of them."""
-        if not self._node.owns(keys):
+        if not self._node.standing.owns(keys):
             return None
         return self._node.shard.get_many(keys, values_only=values_only, lease=lease)
 
@@ -69,19 +69,19 @@ class Batches:
 
     def set_own(self, rows: Sequence[Row], timeout_ms: int) -> Soon[Writes] | None:
         """As `set`; None unless all the keys are this node's own, and it may write."""
-        if not (self._node.owns([row[0] for row in rows]) and self._node.owner.refusal() is None):
+        if not (self._node.standing.owns([row[0] for row in rows]) and self._node.standing.refusal() is None):
             return None
-        has_replicas = self._node.owner.has_replicas
+        has_replicas = self._node.standing.has_replicas
         versions, errors, changes = self._node.shard.set_many(rows, with_changes=has_replicas)
         if has_replicas:
             return partial(self._replicate_set, versions, errors, changes, timeout_ms)
         return Writes(versions, [1 if version else 0 for version in versions], errors)
 
     def delete(self, keys: Sequence[str], timeout_ms: int) -> Soon[Removals]:
-        if not (self._node.owns(keys) and self._node.owner.refusal() is None):
+        if not (self._node.standing.owns(keys) and self._node.standing.refusal() is None):
             return partial(self._delete, list(map(Delete, keys)), timeout_ms)
         outcomes, changes = self._node.shard.delete_many(keys)
-        if self._node.owner.has_replicas:
+        if self._node.standing.has_replicas:
             return partial(self._replicate_delete, outcomes, changes, timeout_ms)
         return Removals(outcomes, [change.version for change in changes])
 

@@ -32,6 +32,7 @@ from cacheservice.node.owner import NOWHERE, Call, Owner, OwnerConfig
 from cacheservice.node.peers import Peers
 from cacheservice.node.settling import Settling
 from cacheservice.node.shard import Shard
+from cacheservice.node.standing import Standing
 from cacheservice.node.stats import NodeStats
 from cacheservice.node.sweeps import Sweeps
 from cacheservice.node.transport import PeerUnreachable, Transport
@@ -84,6 +85,15 @@ class Node:
         self.forwards = Forwards(self._peers, transport, clock, config.forward_timeout_ms, self.stats)
         self._neighbours = _neighbours(config.node_id, view.ring)
         self._settling = Settling(config.node_id, config.replication_factor, view)
+        self.standing = Standing(
+            config.node_id,
+            config.replication_factor,
+            config.min_members,
+            shard,
+            clock,
+            self._peers,
+            self._settling,
+        )
         self._on_settled = on_settled
         self.events = Events(config.node_id, shard, clock, lambda: self.ring_epoch)
         self.sweeps = Sweeps(shard.store, clock)
@@ -112,7 +122,7 @@ class Node:
             clock,
             transport,
             self._peers,
-            self._settling,
+            self.standing,
             self.handoff.stray_came,
             self.handoff.start_over,
             self.invalidations.learn,
@@ -154,18 +164,9 @@ class Node:
         """Whether the others have given this node all that it owns."""
         return self._settling.is_settled
 
-    def owns(self, keys: Collection[str]) -> bool:
-        """Whether this node owns all the keys, and need not ask anybody what they hold."""
-        ring = self._peers.view.ring
-        if len(ring.members) < 2:
-            is_owner = bool(ring.members) and ring.members[0].node_id == self.node_id
-        else:
-            is_owner = ring.owns(self.node_id, keys)
-        return is_owner and self.owner.is_sure_of(keys)
-
     def read_own(self, read: Get) -> GetResult | None:
         """As `execute`; None unless the key is this node's own, and nobody else knows more of it."""
-        return self.shard.get(read) if self.owns((read.key,)) else None
+        return self.shard.get(read) if self.standing.owns((read.key,)) else None
 
     def may_read(self, keys: Collection[str]) -> bool:
         """Whether this node can read all the keys, as any of their owners, and need not ask anybody for the
@@ -175,7 +176,7 @@ class Node:
             owners = ring.owners(key, self._config.replication_factor)
             if self.node_id not in owners or not (owners[0] == self.node_id or self.shard.holds(key)):
                 return False
-        return self.owner.is_sure_of(keys)
+        return self.standing.is_sure_of(keys)
 
     def is_first_owner(self, key: str) -> bool:
         return self._peers.view.ring.owns(self.node_id, (key,))
@@ -363,8 +364,8 @@ class Node:
         """This node, if it is an owner and has the entry; or if it is none, an owner in its zone, as long as
         that could still pass the read on."""
         if self.node_id in owners:
-            has_entry = self.shard.holds(read.key, read.known_version) and self.owner.is_sure_of((read.key,))
-            return self.node_id if has_entry else None
+            has_entry = self.shard.holds(read.key, read.known_version)
+            return self.node_id if has_entry and self.standing.is_sure_of((read.key,)) else None
         if call.hops_left < MAX_HOPS:
             return None
         near = (owner for owner in owners if owner in self._neighbours and owner not in unreachable)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cacheservice.clock import Clock
-from cacheservice.errors import CacheServiceError, NotReady, TooFewMembers, TooFewReplicas, shown
+from cacheservice.errors import CacheServiceError, TooFewReplicas, shown
 from cacheservice.node.operations import (
     Answer,
     Change,
@@ -23,19 +23,11 @@ from cacheservice.node.operations import (
 )
 from cacheservice.node.peers import Peers
 from cacheservice.node.replication import Copies, Replicator
-from cacheservice.node.settling import Settling
 from cacheservice.node.shard import Shard
+from cacheservice.node.standing import Standing
 from cacheservice.node.transport import PeerUnreachable, Transport
 
 NOWHERE: frozenset[str] = frozenset()
-
-STILL_MS = 1_000
-"""A node that did nothing for so long was stopped, and may have missed writes that others have hints of."""
-DOUBT_MS = 5_000
-"""For how long after that it asks the others, in which they give it what it missed."""
-REFUSE_MS = 500
-"""For how long after that it writes nothing: what it is asked then was asked while it was stopped, and its
-callers have long since turned to another owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +66,7 @@ class Owner:
         clock: Clock,
         transport: Transport,
         peers: Peers,
-        settling: Settling,
+        standing: Standing,
         on_stray: Callable[[], None],
         on_gap: Callable[[], None],
         learn_fences: Callable[[int], Awaitable[bool]],
@@ -82,8 +74,6 @@ class Owner:
         self._on_stray = on_stray
         self._on_gap = on_gap
         self._learn_fences = learn_fences
-        self._lacks_fences = True
-        """Whether this node may have missed invalidations."""
         self.shard = shard
         self.replicator = Replicator(transport, peers)
         self._config = config
@@ -91,46 +81,18 @@ class Owner:
         self._clock = clock
         self._transport = transport
         self._peers = peers
-        self._settling = settling
-        self._active_at = clock.now_ms()
-        self._doubts_until = 0
-        self._refuses_until = 0
-
-    @property
-    def has_replicas(self) -> bool:
-        """Whether any key has other holders beside this node."""
-        view = self._peers.view
-        return (self._config.replication_factor > 1 and view.ring.host_count > 1) or view.before is not None
-
-    def is_sure_of(self, keys: Iterable[str]) -> bool:
-        """Whether nobody else can know more of the keys than this node."""
-        if self._is_settled():
-            return True
-        return all(map(self._is_sure_of, keys))
-
-    def refusal(self) -> CacheServiceError | None:
-        """Why this node writes nothing now; None when it does."""
-        if self._note_activity() < self._refuses_until and len(self._peers.view.ring.members) > 1:
-            return NotReady("this node stood still, and has yet to catch up; another one can answer")
-        members, least = len(self._peers.view.ring.members), self._config.min_members
-        if members < least:
-            return TooFewMembers(
-                f"writes need {least} nodes in the ring (min_members), this node knows of {members}",
-                members=str(members),
-                min_members=str(least),
-            )
-        return None
+        self._standing = standing
 
     async def execute(
         self, call: Call, operations: Sequence[Operation], unreachable: frozenset[str]
     ) -> list[Answer]:
         """Does the operations here, in order. Nodes that are `unreachable` are not tried for copies."""
-        if not self._is_settled():
+        if not self._standing.is_settled():
             await self._consult(call, operations)
         answers: list[Answer] = []
         changes: list[Change] = []
         positions: list[int] = []
-        refusal = self.refusal()
+        refusal = self._standing.refusal()
         for operation in operations:
             change = None
             answer: Answer
@@ -239,7 +201,7 @@ class Owner:
 
     async def replay_hints(self) -> None:
         """Sends what they missed to the nodes that can be reached again. To be called often."""
-        self._note_activity()
+        self._standing.note_activity()
         for node_id in self.replicator.hints.nodes():
             if not self._peers.is_avoided(node_id):
                 await self.replicator.replay(node_id, self.shard.change, self._config.replication_timeout_ms)
@@ -254,13 +216,13 @@ class Owner:
         """
         by_node: dict[str, list[str]] = {}
         for key in {operation.key: None for operation in operations}:
-            if not self._is_sure_of(key):
+            if not self._standing.knows(key):
                 for node_id in self._holders(key):
                     if node_id not in self._peers.view.suspects:
                         by_node.setdefault(node_id, []).append(key)
         timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
-        if self._lacks_fences and by_node:
-            self._lacks_fences = not await self._learn_fences(timeout_ms)
+        if self._standing.lacks_fences and by_node:
+            self._standing.lacks_fences = not await self._learn_fences(timeout_ms)
         await asyncio.gather(*(self._fetch(*item, timeout_ms) for item in by_node.items()))
 
     async def _fetch(self, node_id: str, keys: list[str], timeout_ms: int) -> None:
@@ -273,24 +235,6 @@ class Owner:
         self._peers.answered(node_id)
         for change in changes:
             self.shard.merge(change)
-
-    def _is_settled(self) -> bool:
-        return self._note_activity() >= self._doubts_until and self._settling.is_settled
-
-    def _note_activity(self) -> int:
-        """Notices when this node did not run for a while; the time."""
-        now = self._clock.now_ms()
-        if now - self._active_at > STILL_MS:
-            self._doubts_until = now + DOUBT_MS
-            self._refuses_until = now + REFUSE_MS
-            self._lacks_fences = True
-        self._active_at = now
-        return now
-
-    def _is_sure_of(self, key: str) -> bool:
-        return (
-            self._active_at >= self._doubts_until and self.shard.knows(key) and self._settling.was_owner(key)
-        )
 
     def _look_for_strays(self, changes: Iterable[Change]) -> None:
         """Notices entries that come from nodes with another view, and do not belong here in this one's."""

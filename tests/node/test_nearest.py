@@ -8,7 +8,7 @@ from cacheservice.node.batches import Batches
 from cacheservice.node.columns import Reads
 from cacheservice.node.node import NodeConfig
 from cacheservice.node.operations import Answer, Get, GetOutcome, GetResult, Set
-from cacheservice.node.owner import DOUBT_MS, STILL_MS
+from cacheservice.node.standing import DOUBT_MS, STILL_MS
 from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember
 from tests.node.test_node import RING as WITHOUT_ZONES

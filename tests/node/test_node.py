@@ -478,7 +478,7 @@ async def test_on_one_host_there_is_one_copy() -> None:
     assert isinstance(written, SetResult)
     assert written.replicas == 1
     assert cluster.holders("k") == set(ring.owners("k", 1))
-    assert not any(node.owner.has_replicas for node in cluster.nodes.values())
+    assert not any(node.standing.has_replicas for node in cluster.nodes.values())
     refused = await cluster.one("n1", Set("k", b"w", min_replicas=2))
     assert isinstance(refused, TooFewReplicas)
 

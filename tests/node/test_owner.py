@@ -19,7 +19,8 @@ from cacheservice.node.operations import (
     Set,
     SetResult,
 )
-from cacheservice.node.owner import DOUBT_MS, REFUSE_MS, STILL_MS, Call
+from cacheservice.node.owner import Call
+from cacheservice.node.standing import DOUBT_MS, REFUSE_MS, STILL_MS
 from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember
 from cacheservice.store import Entry
@@ -105,7 +106,7 @@ async def test_whoever_passed_the_write_on_turns_to_another_owner(cluster: Clust
     cluster.clock.advance(STILL_MS + 1)
     for node_id in ("n1", "n3", "n4"):
         await cluster.nodes[node_id].owner.replay_hints()
-        cluster.nodes[node_id].owner._refuses_until = 0
+        cluster.nodes[node_id].standing._refuses_until = 0
     answer = await cluster.one(outsider(KEY), Set(KEY, b"new"))
     assert isinstance(answer, SetResult)
     assert answer.stored
