@@ -258,7 +258,7 @@ class Exchange:
         """Asks other owners too for what is late. Not for keys that this client is changing: they may not
         know of it yet."""
         hedging = self._hedging[batch.is_large]
-        if not hedging.may_hedge:
+        if self._is_closed or not hedging.may_hedge:
             return
         rows_by_lane: dict[Lane, list[int]] = {}
         changing = lane.changing()

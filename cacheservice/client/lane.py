@@ -95,6 +95,8 @@ class Lane:
         """Of a pause between two streams."""
         self._why_closed = "the client was closed"
         self._task = asyncio.create_task(keep_open(self, stubs))
+        # Not by the task itself: one that is cancelled before its first step does nothing at all.
+        self._task.add_done_callback(self._closed)
 
     def share(self, *, is_alone: bool) -> None:
         """Is told whether there are other nodes to be asked."""
@@ -198,7 +200,9 @@ class Lane:
         for batch in batches:
             self._owner.not_answered(self, batch, error)
 
-    def closed(self) -> None:
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            _log.error("defect in the client; %s is not asked again", self.address, exc_info=task.exception())
         self.failed(Unavailable(self._why_closed))
 
     def rest(self) -> asyncio.Future[None] | None:

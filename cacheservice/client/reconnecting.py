@@ -30,8 +30,6 @@ class Lane(Protocol):
 
     def failed(self, error: CacheServiceError) -> None: ...
 
-    def closed(self) -> None: ...
-
     def rest(self) -> asyncio.Future[None] | None: ...
 
     def rested(self) -> None: ...
@@ -40,18 +38,15 @@ class Lane(Protocol):
 async def keep_open(lane: Lane, stubs: NodeStubs) -> None:
     """Until it is cancelled."""
     backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
-    try:
-        while True:
-            try:
-                stream = await stubs.exchange(lane.receive, lane.wake, _CONNECT_SECONDS)
-            except Unavailable as error:
-                failure: CacheServiceError = error
-            else:
-                failure = await _use(lane, stream, backoff)
-            lane.failed(failure)
-            await _pause(lane, backoff.next())
-    finally:
-        lane.closed()
+    while True:
+        try:
+            stream = await stubs.exchange(lane.receive, lane.wake, _CONNECT_SECONDS)
+        except Unavailable as error:
+            failure: CacheServiceError = error
+        else:
+            failure = await _use(lane, stream, backoff)
+        lane.failed(failure)
+        await _pause(lane, backoff.next())
 
 
 async def _use(lane: Lane, stream: ClientStream, backoff: Backoff) -> CacheServiceError:

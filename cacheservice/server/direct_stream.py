@@ -104,8 +104,7 @@ class DirectStream:
                 else:
                     call.send(work)
         except Exception:
-            _log.exception("defect in a stream")
-            self._abort(InternalError("a defect in the node; its log has the details"))
+            self._fail()
             return
         call.resume()
         if self._is_last and not self._at_work:
@@ -114,13 +113,17 @@ class DirectStream:
     def _finished(self, task: asyncio.Task[bytes]) -> None:
         self._at_work.discard(task)
         if not task.cancelled():
-            error = task.exception()
-            if error is not None:
-                _log.error("defect in a stream", exc_info=error)
-                self._abort(InternalError("a defect in the node; its log has the details"))
-            elif self._is_open:
-                self._call.send(task.result())
+            try:
+                answer = task.result()
+                if self._is_open:
+                    self._call.send(answer)
+            except Exception:
+                self._fail()
         self._go_on()
+
+    def _fail(self) -> None:
+        _log.exception("defect in a stream")
+        self._abort(InternalError("a defect in the node; its log has the details"))
 
     def _abort(self, error: CacheServiceError) -> None:
         details = to_status(error).SerializeToString()

@@ -247,6 +247,15 @@ async def test_a_closed_client_says_so(play: Play) -> None:
     await cache.close()
 
 
+async def test_a_client_that_is_closed_before_it_has_begun_to_connect_gives_an_error(play: Play) -> None:
+    """Nothing of the task that would connect has run by then."""
+    _, address = await play(hits)
+    cache = Client(address)
+    async with asyncio.timeout(10):
+        found, _ = await asyncio.gather(cache.get("a"), cache.close(), return_exceptions=True)
+    assert isinstance(found, Unavailable)
+
+
 async def test_a_closed_client_opens_nothing(play: Play) -> None:
     _, address = await play(hits)
     cache = Client(address)
