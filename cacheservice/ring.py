@@ -113,16 +113,19 @@ class Ring:
         """The owners of `key` in the ring of all members but those; slower than `owners`."""
         if not self._tokens:
             return ()
-        start = bisect_right(self._tokens, xxh3_64_intdigest(hash_tag(key).encode())) % len(self._tokens)
-        return self._walk(start, count, gone)
+        return self._walk(self._start(xxh3_64_intdigest(hash_tag(key).encode())), count, gone)
 
     def _table(self, count: int) -> _Table:
         table = self._tables[count] = _Table(len(self._tokens))
         return table
 
+    def _start(self, position: int) -> int:
+        """The token that the keys at the position belong to."""
+        return bisect_right(self._tokens, position) % len(self._tokens)
+
     def _look(self, table: _Table, position: int, count: int) -> tuple[str, ...]:
         """The owners from the position on; what holds for all keys of its slot is remembered."""
-        start = bisect_right(self._tokens, position) % len(self._tokens)
+        start = self._start(position)
         found = table.by_token[start]
         if found is None:
             found = table.by_token[start] = self._walk(start, count)

@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from cacheservice.client.channel import Backoff, NodeStubs
 from cacheservice.errors import CacheServiceError, NotReady, Unavailable
 from cacheservice.http2.client_stream import ClientStream, StreamFailed
 from cacheservice.wire import from_call
 
+if TYPE_CHECKING:
+    from cacheservice.client.lane import Lane
+
 _CONNECT_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 
 
-class Lane(Protocol):
-    """Who uses the stream; see cacheservice.client.lane."""
-
-    address: str
-
-    def receive(self, message: bytes) -> None: ...
-
-    def wake(self) -> None: ...
-
-    def opened(self, stream: ClientStream) -> None: ...
-
-    def ended(self) -> bool: ...
-
-    def failed(self, error: CacheServiceError) -> None: ...
-
-    def rest(self) -> asyncio.Future[None] | None: ...
-
-    def rested(self) -> None: ...
-
-
 async def keep_open(lane: Lane, stubs: NodeStubs) -> None:
-    """Until it is cancelled."""
+    """Has the lane use one stream after the other, until it is cancelled."""
     backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
     while True:
         try:

@@ -69,7 +69,7 @@ class Batches:
 
     def set_own(self, rows: Sequence[Row], timeout_ms: int) -> Soon[Writes] | None:
         """As `set`; None unless all the keys are this node's own, and it may write."""
-        if not (self._node.standing.owns([row[0] for row in rows]) and self._node.standing.refusal() is None):
+        if not self._node.standing.may_write([row[0] for row in rows]):
             return None
         has_replicas = self._node.standing.has_replicas
         versions, errors, changes = self._node.shard.set_many(rows, with_changes=has_replicas)
@@ -78,7 +78,7 @@ class Batches:
         return Writes(versions, [1 if version else 0 for version in versions], errors)
 
     def delete(self, keys: Sequence[str], timeout_ms: int) -> Soon[Removals]:
-        if not (self._node.standing.owns(keys) and self._node.standing.refusal() is None):
+        if not self._node.standing.may_write(keys):
             return partial(self._delete, list(map(Delete, keys)), timeout_ms)
         outcomes, changes = self._node.shard.delete_many(keys)
         if self._node.standing.has_replicas:

@@ -215,11 +215,12 @@ class Owner:
         one that gossip suspects is not.
         """
         by_node: dict[str, list[str]] = {}
-        for key in {operation.key: None for operation in operations}:
-            if not self._standing.knows(key):
-                for node_id in self._holders(key):
-                    if node_id not in self._peers.view.suspects:
-                        by_node.setdefault(node_id, []).append(key)
+        distinct = dict.fromkeys(operation.key for operation in operations)
+        keys = [key for key in distinct if not self._standing.knows(key)]
+        for key, node_ids in zip(keys, self._other_holders(keys), strict=True):
+            for node_id in node_ids:
+                if node_id not in self._peers.view.suspects:
+                    by_node.setdefault(node_id, []).append(key)
         timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
         if self._standing.lacks_fences and by_node:
             self._standing.lacks_fences = not await self._learn_fences(timeout_ms)
@@ -233,8 +234,7 @@ class Owner:
             self._peers.failed(failure, timeout_ms)
             return
         self._peers.answered(node_id)
-        for change in changes:
-            self.shard.merge(change)
+        self.shard.merge_many(changes)
 
     def _look_for_strays(self, changes: Iterable[Change]) -> None:
         """Notices entries that come from nodes with another view, and do not belong here in this one's."""
@@ -245,13 +245,12 @@ class Owner:
         if not view.ring.holds(self._node_id, keys, self._config.replication_factor):
             self._on_stray()
 
-    def _holders(self, key: str) -> list[str]:
-        holders = self._peers.view.holders(key, self._config.replication_factor)
-        return [node_id for node_id in holders if node_id != self._node_id]
+    def _other_holders(self, keys: Sequence[str]) -> list[list[str]]:
+        return self._peers.view.other_holders(keys, self._config.replication_factor, self._node_id)
 
     def _targets(self, keys: Sequence[str], waited_for: Collection[str]) -> list[list[str]]:
         """The other holders of each key; nobody where they are told later, and then they are hinted."""
-        targets = self._peers.view.other_holders(keys, self._config.replication_factor, self._node_id)
+        targets = self._other_holders(keys)
         namespaces = self.shard.namespaces
         if namespaces.any_async:
             for position, key in enumerate(keys):

@@ -60,6 +60,10 @@ class Standing:
             is_owner = ring.owns(self._node_id, keys)
         return is_owner and self.is_sure_of(keys)
 
+    def may_write(self, keys: Collection[str]) -> bool:
+        """Whether this node owns all the keys, and would not refuse to write."""
+        return self.owns(keys) and self.refusal() is None
+
     def is_sure_of(self, keys: Iterable[str]) -> bool:
         """Whether nobody else can know more of the keys than this node."""
         if self.is_settled():

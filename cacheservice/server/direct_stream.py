@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from cacheservice.errors import CacheServiceError, InternalError, InvalidArgument
+from cacheservice.errors import CacheServiceError, InvalidArgument
 from cacheservice.http2 import statuses
 from cacheservice.http2.call import Call
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import End
+from cacheservice.server.completion import defect
 from cacheservice.wire import status_code, to_status
-
-_log = logging.getLogger(__name__)
 
 MAX_AT_WORK = 64
 """Requests of one stream that wait for other nodes at a time; then the node begins with no more."""
@@ -104,7 +102,7 @@ class DirectStream:
                 else:
                     call.send(work)
         except Exception:
-            self._fail()
+            self._abort(defect())
             return
         call.resume()
         if self._is_last and not self._at_work:
@@ -118,12 +116,8 @@ class DirectStream:
                 if self._is_open:
                     self._call.send(answer)
             except Exception:
-                self._fail()
+                self._abort(defect())
         self._go_on()
-
-    def _fail(self) -> None:
-        _log.exception("defect in a stream")
-        self._abort(InternalError("a defect in the node; its log has the details"))
 
     def _abort(self, error: CacheServiceError) -> None:
         details = to_status(error).SerializeToString()

@@ -45,11 +45,7 @@ class Work(NamedTuple):
 
     result: Callable[[], Awaitable[Any]]
     """What to call and await for it."""
-    refused: Errors
     encode: Callable[[Any], Encoded]
-
-    def encoded(self, result: Any) -> Encoded:
-        return self.encode(result.with_refused(self.refused) if self.refused else result)
 
 
 class Exchange:
@@ -81,7 +77,7 @@ class Exchange:
             completed,
             work.result,
             self._admission.counted(),
-            partial(self._answer, batch_id, work),
+            partial(self._answer, batch_id, work.encode),
             partial(self._refused, batch_id),
         )
 
@@ -112,8 +108,8 @@ class Exchange:
             case _:
                 raise InvalidArgument.of("batch", "present", "none")
 
-    def _answer(self, batch_id: int, work: Work, result: Any) -> bytes:
-        return self._addressed(batch_id, *work.encoded(result))
+    def _answer(self, batch_id: int, encode: Callable[[Any], Encoded], result: Any) -> bytes:
+        return self._addressed(batch_id, *encode(result))
 
     def _encode_reads(self, reads: Reads) -> Encoded:
         return Encoded(
@@ -146,5 +142,9 @@ def _encode_removals(removals: Removals) -> Encoded:
 def _then(result: Soon[Result], refused: Errors, encode: Callable[[Result], Encoded]) -> Encoded | Work:
     """The response, with the refused rows in their places, if there is the result already."""
     if callable(result):
-        return Work(result, refused, encode)
+        return Work(result, partial(_encoded, refused, encode))
+    return _encoded(refused, encode, result)
+
+
+def _encoded(refused: Errors, encode: Callable[[Result], Encoded], result: Result) -> Encoded:
     return encode(result.with_refused(refused) if refused else result)
