@@ -146,5 +146,5 @@ def _then(result: Soon[Result], refused: Errors, encode: Callable[[Result], Enco
     return _encoded(refused, encode, result)
 
 
-def _encoded(refused: Errors, encode: Callable[[Result], Encoded], result: Result) -> Encoded:
+def _encoded(refused: Errors, encode: Callable[[Any], Encoded], result: Any) -> Encoded:
     return encode(result.with_refused(refused) if refused else result)
