@@ -169,9 +169,6 @@ class Settings(LoadSettings, BaseSettings):
     health_listen: Address | None = None
     """HOST:PORT to serve health on, and nothing else, without TLS: for probes that know none, or have no
     certificate."""
-    stream_port: Annotated[int, Field(ge=0, le=MAX_PORT)] = 0
-    """Port, beside that of listen, to which Python clients and other nodes come for their streams, which cost
-    less there. They find it by themselves, and do without where they do not reach it; 0 takes a free one."""
     zone: Annotated[str, Field(max_length=LONGEST_NAME)] = ""
     """The node's failure domain: replicas prefer another one."""
     host: Annotated[str, Field(max_length=LONGEST_NAME)] = ""
@@ -304,8 +301,6 @@ def _check_workers(settings: Settings) -> None:
         if not 1 <= port <= highest:
             bound = f"from 1 to {highest} with {settings.workers} workers, which have the ports that follow"
             raise ValueError(f"the port of {name} must be {bound}, got {port}")
-    if settings.stream_port:
-        raise ValueError(f"stream_port must be 0 with {settings.workers} workers, which each take a free one")
     for name in ("listen", "advertise"):
         if _overlap(getattr(settings, name), settings.health_listen, settings.workers):
             raise ValueError(

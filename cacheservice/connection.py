@@ -1,4 +1,4 @@
-"""Channels in plaintext or with TLS, and credentials of either side."""
+"""Channels and streams to nodes, in plaintext or with TLS."""
 
 from __future__ import annotations
 
@@ -38,30 +38,6 @@ def stream_opener(max_message_bytes: int, certificates: Certificates | None) -> 
     if certificates is None:
         return Opener(max_message_bytes)
     return Opener(max_message_bytes, certificates.client_context, certificates.server_name)
-
-
-def server_credentials(certificates: Certificates, *, ask_clients: bool) -> grpc.ServerCredentials:
-    """For a port whose new connections have the certificates of then. `ask_clients`: for one of the CA's."""
-    served = certificates.current()
-
-    def changed() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal served
-        pems = certificates.current()
-        if pems is served:
-            return None
-        served = pems
-        return _server_configuration(pems)
-
-    return grpc.dynamic_ssl_server_credentials(
-        _server_configuration(served),
-        changed,  # type: ignore[arg-type]  # None is documented to mean no change.
-        require_client_authentication=ask_clients,
-    )
-
-
-def _server_configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
-    pairs = [] if pems.key is None or pems.cert is None else [(pems.key, pems.cert)]
-    return grpc.ssl_server_certificate_configuration(pairs, pems.ca)
 
 
 class Connection(Generic[Stubs]):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grpc
 import trustme
 
-from cacheservice.certificates import Tls
+from cacheservice.certificates import Certificates, Pems, Tls
 
 NAME = "cacheservice.test"
 """What certificates of nodes have beside the addresses."""
@@ -37,3 +38,27 @@ def flags_of(tls: Tls) -> list[str]:
     """The same as flags, of `serve` and of the commands that call a cluster."""
     given = {name.replace("_", "-"): value for name, value in settings_of(tls).items() if value}
     return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+
+
+def server_credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """For a port of grpcio's server whose new connections have the certificates of then, and ask for one."""
+    served = certificates.current()
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal served
+        pems = certificates.current()
+        if pems is served:
+            return None
+        served = pems
+        return _server_configuration(pems)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _server_configuration(served),
+        changed,  # type: ignore[arg-type]  # None is documented to mean no change.
+        require_client_authentication=True,
+    )
+
+
+def _server_configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
+    pairs = [] if pems.key is None or pems.cert is None else [(pems.key, pems.cert)]
+    return grpc.ssl_server_certificate_configuration(pairs, pems.ca)

@@ -14,8 +14,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub, add_HealthServicer_to_server
 
 from cacheservice.certificates import Certificates
-from cacheservice.connection import Connection, server_credentials
-from tests.certificates import Authority
+from cacheservice.connection import Connection
+from tests.certificates import Authority, server_credentials
 
 OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -35,7 +35,7 @@ class Peer:
     async def start(self) -> None:
         self._server = grpc.aio.server()
         add_HealthServicer_to_server(health.aio.HealthServicer(), self._server)
-        credentials = server_credentials(self._certificates, ask_clients=True)
+        credentials = server_credentials(self._certificates)
         self.port = self._server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         await self._server.start()
 

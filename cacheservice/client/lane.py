@@ -270,7 +270,7 @@ class Lane:
 
     def _request(self, batches: list[Batch]) -> pb.ExchangeRequest:
         """One message for all the batches, which are under way from now on."""
-        request = pb.ExchangeRequest(join_answers=True)
+        request = pb.ExchangeRequest()
         for batch in batches:
             self._last_id += 1
             batch.sent_at = self._loop.time()
@@ -290,13 +290,6 @@ class Lane:
     def receive(self, message: bytes) -> None:
         response = pb.ExchangeResponse.FromString(message)
         self.is_usable = self._has_received = True
-        self._take_answer(response)
-        for answer in response.more:
-            self._take_answer(answer)
-        if self._may_send:
-            self.wake()
-
-    def _take_answer(self, response: pb.ExchangeResponse) -> None:
         if response.batch_id in self._under_way:
             batch = self._forget(response.batch_id)
             if self._hedging and type(batch) in HEDGED:
@@ -311,6 +304,8 @@ class Lane:
         elif (late := self._late.pop(response.batch_id, None)) is not None:
             for lease in response.get.leases:
                 self._owner.give_back(late.keys[lease.index], lease.token)
+        if self._may_send:
+            self.wake()
 
     def _forget(self, batch_id: int) -> Batch:
         batch = self._under_way.pop(batch_id)

@@ -10,13 +10,37 @@ from cacheservice.http2.stream import Receiver, Stream
 
 
 class Call:
-    """A call that has begun; its methods are those of its stream."""
+    """A call that has begun; its methods are those of its stream.
 
-    def __init__(self, stream: Stream) -> None:
+    `timeout` are the seconds that its caller gave it, or None.
+    """
+
+    def __init__(self, stream: Stream, timeout: float | None) -> None:
+        self.timeout = timeout
         self._stream = stream
 
+    @property
+    def max_message_bytes(self) -> int:
+        """Of a message that is received."""
+        return self._stream.max_message_bytes
+
+    @property
+    def is_blocked(self) -> bool:
+        return self._stream.is_blocked
+
+    def is_behind(self, most: int) -> bool:
+        return self._stream.is_behind(most)
+
+    def respond(self) -> None:
+        self._stream.respond()
+
     def send(self, message: bytes) -> None:
+        """After `respond`."""
         self._stream.send(message)
+
+    def answer(self, message: bytes) -> None:
+        """Ends the call with its only message."""
+        self._stream.answer(message, statuses.END)
 
     def pause(self) -> None:
         self._stream.pause()
@@ -24,12 +48,9 @@ class Call:
     def resume(self) -> None:
         self._stream.resume()
 
-    def is_behind(self, most: int) -> bool:
-        return self._stream.is_behind(most)
-
     def finish(self, status: CallStatus) -> None:
         """Ends the call when what was sent has left."""
-        self._stream.finish(statuses.trailers(status))
+        self._stream.finish(statuses.END if status == statuses.DONE else statuses.trailers(status))
 
 
 Handler = Callable[[Call], Receiver]

@@ -10,11 +10,11 @@ from hpack.exceptions import HPACKError
 from cacheservice.http2 import frames, statuses
 from cacheservice.http2.frames import ErrorCode, Flag, Kind, ProtocolError, Setting, parse_header
 from cacheservice.http2.statuses import CallStatus
-from cacheservice.http2.stream import WINDOW_BYTES, End, Headers, Receiver, Stream, TooLarge
+from cacheservice.http2.stream import WINDOW_BYTES, End, Headers, Receiver, Stream, TooLarge, Unreadable
 
 WINDOW_OF_ALL_BYTES = 4 * WINDOW_BYTES
 """That the other side may send on all streams together before it is told that it arrived."""
-MAX_STREAMS = 100
+MAX_STREAMS = 1_000
 """That the other side may have open at a time."""
 MAX_HEADER_BYTES = 16_384
 MAX_IDLE_FRAMES = 10_000
@@ -104,16 +104,9 @@ class Connection:
             self.forget(stream)
             stream._end(End({}, self._why, was_refused=True))
             return stream
-        self.write(self._header_frame(stream.id, headers, Flag.END_HEADERS))
+        block = bytes(self._encoder.encode(headers))
+        self.write(frames.frame(Kind.HEADERS, Flag.END_HEADERS, stream.id, block))
         return stream
-
-    def respond(self, stream: Stream, headers: Headers) -> None:
-        """Sends the first headers of a server's stream."""
-        self.write(self._header_frame(stream.id, headers, Flag.END_HEADERS))
-
-    def block(self, headers: Headers) -> bytes:
-        """Headers as they travel; to be sent in the order in which they are made."""
-        return bytes(self._encoder.encode(headers))
 
     def ping(self, payload: bytes) -> None:
         """Asks for a sign of life; `payload` are eight bytes."""
@@ -188,9 +181,6 @@ class Connection:
         stream.send_window = self._first_window
         return stream
 
-    def _header_frame(self, stream: int, headers: Headers, flags: int) -> bytes:
-        return frames.frame(Kind.HEADERS, flags, stream, self.block(headers))
-
     def _receive(self, data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
@@ -255,7 +245,9 @@ class Connection:
         try:
             stream._receive(payload, length)
         except TooLarge as error:
-            self._refuse(stream, str(error))
+            self._refuse(stream, statuses.RESOURCE_EXHAUSTED, str(error))
+        except Unreadable as error:
+            self._refuse(stream, statuses.INTERNAL, str(error))
         if flags & Flag.END_STREAM:
             self._theirs_ended(stream, {})
 
@@ -305,7 +297,7 @@ class Connection:
         headers = {_text(name): _text(value) for name, value in decoded}
         stream = self._streams.get(number)
         if stream is None and self._accept is not None and number > self._last_theirs:
-            stream = self._accepted(number, headers)
+            stream = self._accepted(number, headers, has_all=bool(first_flags & Flag.END_STREAM))
         elif stream is None:
             self._check_was_open(number)
         elif first_flags & Flag.END_STREAM:
@@ -314,9 +306,9 @@ class Connection:
         else:
             stream.receiver.headers_received(headers)
         if stream is not None and first_flags & Flag.END_STREAM:
-            stream.receiver.sending_ended()
+            self._theirs_ended(stream, headers)
 
-    def _accepted(self, number: int, headers: dict[str, str]) -> Stream | None:
+    def _accepted(self, number: int, headers: dict[str, str], *, has_all: bool) -> Stream | None:
         if number % 2 == 0:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a client's stream with an even number")
         self._last_theirs = number
@@ -325,25 +317,28 @@ class Connection:
             return None
         assert self._accept is not None
         stream = self._new_stream(number)
+        stream.response = statuses.RESPONSE
+        stream.has_all = has_all
         self._accept(stream, headers)
         return stream
 
     def _theirs_ended(self, stream: Stream, headers: dict[str, str]) -> None:
         """The other side has sent all that it will; a server's stream ends with that."""
         if self._accept is not None:
+            stream.has_all = True
             if not stream.has_ended:
                 stream.receiver.sending_ended()
             return
         self._streams.pop(stream.id, None)
         stream._end(End(headers))
 
-    def _refuse(self, stream: Stream, why: str) -> None:
-        """Ends a stream whose message is too long; a client is told so by the status of its call."""
+    def _refuse(self, stream: Stream, code: int, why: str) -> None:
+        """Ends a stream with a message of no use; a client is told so by the status of its call."""
         stream._end(End({}, why))
         if self._accept is None:
             self.forget(stream, ErrorCode.CANCEL)
         else:
-            stream.finish(statuses.trailers(CallStatus(statuses.RESOURCE_EXHAUSTED, why)))
+            stream.finish(statuses.trailers(CallStatus(code, why)))
 
     def _settings(self, flags: int, payload: bytes) -> None:
         if flags & Flag.ACK:

@@ -120,9 +120,10 @@ class Http2Protocol(asyncio.Protocol):
 
     def _look(self) -> None:
         """Asks for a sign of life where there was none; gives up where there was none to that either, and
-        where nobody needs the connection."""
+        a connection that is for nobody, which a client's that has not called yet may be for soon."""
         self.connection.tick()
-        if not self.connection.streams:
+        is_of_a_client = self._accept is not None and self.connection.is_ready
+        if not self.connection.streams and not is_of_a_client:
             self.close("no stream is open")
             return
         if self._is_asking and not self._heard:

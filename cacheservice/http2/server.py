@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import ssl
@@ -11,7 +12,6 @@ from ipaddress import ip_address
 from typing import Any
 
 from cacheservice.http2 import statuses
-from cacheservice.http2.alternative import TOKEN
 from cacheservice.http2.call import Call, Handler
 from cacheservice.http2.protocol import CLOSE_SECONDS, Http2Protocol
 from cacheservice.http2.statuses import CallStatus
@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 HANDSHAKE_SECONDS = 10.0
 BACKLOG = 1_024
 ACCEPT_PAUSE_SECONDS = 1.0
+NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""Why a socket cannot have one of several addresses of a host, as ::1 where there is no IPv6."""
 
 
 class _Nobody:
@@ -38,8 +40,8 @@ class _Nobody:
     def writable(self) -> None: ...
 
 
-class StreamServer:
-    """Serves the methods in `handlers`, by path, to callers who know the token.
+class Server:
+    """Serves the methods in `handlers`, by path.
 
     `tls` gives what each new connection is to be served with, or is None for plaintext.
     """
@@ -47,35 +49,52 @@ class StreamServer:
     def __init__(
         self,
         handlers: Mapping[str, Handler],
-        token: str,
         max_message_bytes: int,
         tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._handlers = handlers
-        self._token = token
         self._max_message_bytes = max_message_bytes
         self._tls = tls
         self._open: set[Http2Protocol] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
-        self._listening: socket.socket | None = None
-        self._pause: asyncio.TimerHandle | None = None
+        self._listening: list[socket.socket] = []
+        self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._is_going_away = False
 
-    async def start(self, host: str, port: int) -> int:
-        """Listens; the port, which is any free one for 0. OSError when it cannot."""
-        self._listening = _listening(host, port)
-        self._listen()
-        return int(self._listening.getsockname()[1])
+    def bind(self, host: str, port: int) -> int:
+        """Has connections wait at all addresses of the host; the port, which is any free one for 0.
+
+        OSError when it cannot.
+        """
+        missing: OSError | None = None
+        for family, address in _addresses(host, port):
+            try:
+                listening = _listening(family, address, port)
+            except OSError as error:
+                if error.errno not in NOT_HERE:
+                    raise
+                missing = error
+            else:
+                self._listening.append(listening)
+                port = int(listening.getsockname()[1])
+        if missing is not None and not self._listening:
+            raise missing
+        return port
+
+    def start(self) -> None:
+        """Accepts those that wait, and all that come."""
+        for listening in self._listening:
+            self._listen(listening)
 
     def go_away(self) -> None:
         """Accepts nothing more; what is open goes on."""
         self._is_going_away = True
-        if self._pause is not None:
-            self._pause.cancel()
-        if self._listening is not None:
-            asyncio.get_running_loop().remove_reader(self._listening)
-            self._listening.close()
-            self._listening = None
+        for pause in self._pauses.values():
+            pause.cancel()
+        for listening in self._listening:
+            asyncio.get_running_loop().remove_reader(listening)
+            listening.close()
+        self._listening.clear()
         for protocol in self._open:
             protocol.connection.go_away()
 
@@ -106,9 +125,8 @@ class StreamServer:
         else:
             self._open.add(protocol)
 
-    def _listen(self) -> None:
-        assert self._listening is not None
-        asyncio.get_running_loop().add_reader(self._listening, self._connection_waits, self._listening)
+    def _listen(self, listening: socket.socket) -> None:
+        asyncio.get_running_loop().add_reader(listening, self._connection_waits, listening)
 
     def _connection_waits(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -120,7 +138,7 @@ class StreamServer:
             # As when too many files are open.
             _log.warning("cannot accept a connection: %s", error)
             loop.remove_reader(listening)
-            self._pause = loop.call_later(ACCEPT_PAUSE_SECONDS, self._listen)
+            self._pauses[listening] = loop.call_later(ACCEPT_PAUSE_SECONDS, self._listen, listening)
             return
         accepted.setblocking(False)
         task = asyncio.create_task(self._shake_hands(accepted))
@@ -143,25 +161,42 @@ class StreamServer:
             _log.debug("a client's handshake failed: %s", error)
 
     def _accept(self, stream: Stream, headers: dict[str, str]) -> None:
-        handler = self._handlers.get(headers.get(":path", ""))
-        if not statuses.is_call(headers) or handler is None:
-            self._refuse(stream, CallStatus(statuses.UNIMPLEMENTED, "only streams are served here"))
-        elif headers.get(TOKEN) != self._token:
-            self._refuse(stream, CallStatus(statuses.UNAVAILABLE, "another process is meant"))
+        if not statuses.is_call(headers):
+            stream.receiver = _Nobody()
+            stream.response = b""
+            stream.finish(statuses.NO_GRPC)
+            return
+        path = headers.get(":path", "")
+        handler = self._handlers.get(path)
+        encoding = headers.get("grpc-encoding", "identity")
+        try:
+            timeout = statuses.timeout_of(headers)
+        except ValueError as error:
+            self._refuse(stream, statuses.INTERNAL, str(error))
+            return
+        if handler is None:
+            self._refuse(stream, statuses.UNIMPLEMENTED, f"there is no method {path[:200]}")
+        elif encoding not in ("identity", "gzip"):
+            self._refuse(stream, statuses.UNIMPLEMENTED, f"grpc-encoding {encoding[:20]}: only gzip is known")
         else:
-            stream.connection.respond(stream, statuses.response())
-            stream.receiver = handler(Call(stream))
+            stream.is_gzip = encoding == "gzip"
+            stream.receiver = handler(Call(stream, timeout))
 
-    def _refuse(self, stream: Stream, status: CallStatus) -> None:
+    def _refuse(self, stream: Stream, code: int, why: str) -> None:
         """The first headers of the answer are the last, too."""
         stream.receiver = _Nobody()
-        stream.finish([*statuses.response(), *statuses.trailers(status)])
+        stream.finish(statuses.trailers(CallStatus(code, why)))
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
+    """Those that the host has, each once."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys((family, str(address[0])) for family, *_, address in found))
+
+
+def _listening(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
     """A socket for the address; where it is that of all of IPv6, for IPv4 too, as with grpcio."""
-    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    is_all = family == socket.AF_INET6 and ip_address(address[0]).is_unspecified
-    made = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=is_all)
+    is_all = family == socket.AF_INET6 and ip_address(address).is_unspecified
+    made = socket.create_server((address, port), family=family, backlog=BACKLOG, dualstack_ipv6=is_all)
     made.setblocking(False)
     return made

@@ -6,17 +6,25 @@ from base64 import b64decode, b64encode
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
+from hpack import Encoder, NeverIndexedHeaderTuple
+
 from cacheservice.http2.stream import End, Headers
 
 OK = 0
+CANCELLED = 1
 UNKNOWN = 2
+DEADLINE_EXCEEDED = 4
 RESOURCE_EXHAUSTED = 8
 UNIMPLEMENTED = 12
+INTERNAL = 13
 UNAVAILABLE = 14
 
 _CONTENT_TYPE = "application/grpc"
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _DETAILS = "grpc-status-details-bin"
+
+
+_UNITS = {"H": 3_600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
 class CallStatus(NamedTuple):
@@ -40,8 +48,21 @@ def request(path: str, authority: str, *, is_tls: bool) -> Headers:
 
 
 def is_call(headers: dict[str, str]) -> bool:
-    """Whether the headers are those of a gRPC call."""
-    return headers.get(":method") == "POST" and headers.get("content-type", "").startswith(_CONTENT_TYPE)
+    """Whether the headers are those of a gRPC call, which may name a format of messages after a + or ;."""
+    before, found, after = headers.get("content-type", "").partition(_CONTENT_TYPE)
+    is_grpc = bool(found) and not before and after[:1] in ("", "+", ";")
+    return is_grpc and headers.get(":method") == "POST"
+
+
+def timeout_of(headers: dict[str, str]) -> float | None:
+    """The seconds that a caller gives the call, or None; ValueError when that cannot be read."""
+    text = headers.get("grpc-timeout")
+    if text is None:
+        return None
+    digits, unit = text[:-1], text[-1:]
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 8 and unit in _UNITS):
+        raise ValueError(f"the header grpc-timeout: {text[:20]!r}")
+    return int(digits) * _UNITS[unit]
 
 
 def is_answer(headers: dict[str, str]) -> bool:
@@ -49,19 +70,14 @@ def is_answer(headers: dict[str, str]) -> bool:
     return headers.get(":status") == "200" and headers.get("content-type", "").startswith(_CONTENT_TYPE)
 
 
-def response() -> Headers:
-    """The first headers of an answer."""
-    return [(":status", "200"), ("content-type", _CONTENT_TYPE)]
-
-
-def trailers(status: CallStatus) -> Headers:
-    """The last headers of an answer."""
+def trailers(status: CallStatus) -> bytes:
+    """The last headers of an answer, as they travel."""
     headers = [("grpc-status", str(status.code))]
     if status.message:
         headers.append(("grpc-message", quote(status.message, safe=_PRINTABLE)))
     if status.details:
         headers.append((_DETAILS, b64encode(status.details).decode().rstrip("=")))
-    return headers
+    return block(headers)
 
 
 def status_of(end: End) -> CallStatus:
@@ -79,6 +95,11 @@ def status_of(end: End) -> CallStatus:
     )
 
 
+def block(headers: Headers) -> bytes:
+    """Headers as they travel, whatever else was sent before: so they can be kept, and sent at any time."""
+    return bytes(Encoder().encode([NeverIndexedHeaderTuple(name, value) for name, value in headers]))
+
+
 def _decoded(text: str) -> bytes:
     """Of several values, which are allowed to stand in one line, the first."""
     first = text.partition(",")[0]
@@ -86,3 +107,14 @@ def _decoded(text: str) -> bytes:
         return b64decode(first + "=" * (-len(first) % 4))
     except ValueError:
         return b""
+
+
+RESPONSE = block(
+    [(":status", "200"), ("content-type", _CONTENT_TYPE), ("grpc-accept-encoding", "identity,gzip")]
+)
+"""A server's first headers."""
+DONE = CallStatus(OK)
+END = trailers(DONE)
+"""And its last, when all went well."""
+NO_GRPC = block([(":status", "415")])
+"""Its only ones to a request that is no gRPC call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -13,6 +14,7 @@ from cacheservice.http2.frames import (
     Kind,
     ProtocolError,
     header,
+    reset,
     window_update,
 )
 
@@ -29,6 +31,8 @@ MESSAGE_HEADER_BYTES = 5
 """Of a gRPC message: whether it is compressed, and its length."""
 COPIED_BYTES = 16_384
 """Of a message that is sent as one piece with its headers: more costs less in two."""
+
+_GZIP = zlib.MAX_WBITS | 16
 
 Headers = list[tuple[str, str]]
 
@@ -67,6 +71,10 @@ class TooLarge(Exception):
     """A message is longer than this side takes."""
 
 
+class Unreadable(Exception):
+    """A message is compressed in a way that this side does not know, or not at all."""
+
+
 class Stream:
     """Belongs to one connection, which calls what begins with an underscore here.
 
@@ -75,19 +83,22 @@ class Stream:
     """
 
     __slots__ = (
-        "_acknowledges",
         "_connection",
         "_have",
+        "_is_compressed",
         "_need",
         "_parts",
         "_taken",
         "_trailers",
         "_unsent",
+        "has_all",
         "has_ended",
         "id",
+        "is_gzip",
         "is_paused",
         "max_message_bytes",
         "receiver",
+        "response",
         "send_window",
         "window",
     )
@@ -99,18 +110,21 @@ class Stream:
         self.send_window = FIRST_WINDOW
         self.window = WINDOW_BYTES
         self.is_paused = False
+        self.has_all = False
+        """Whether the other side has sent its last message."""
         self.has_ended = False
+        self.is_gzip = False
+        """Whether messages that come compressed are so by gzip."""
+        self.response = b""
+        """A server's first headers, as they travel, until they are sent."""
         self._connection = connection
         self._unsent: deque[memoryview] = deque()
         self._parts: list[bytes | memoryview] = []
         self._have = 0
         self._need = MESSAGE_HEADER_BYTES
         self._taken = 0
-        self._trailers: Headers | None = None
-
-    @property
-    def connection(self) -> Connection:
-        return self._connection
+        self._is_compressed = False
+        self._trailers = b""
 
     def is_behind(self, most: int) -> bool:
         """Whether more than so many bytes wait for the other side's windows, or the socket takes nothing."""
@@ -128,13 +142,7 @@ class Stream:
         size = MESSAGE_HEADER_BYTES + len(message)
         connection = self._connection
         prefix = b"\0" + len(message).to_bytes(4)
-        if (
-            self._unsent
-            or size > self.send_window
-            or size > connection.send_window
-            or size > connection.frame_bytes
-            or connection.is_paused
-        ):
+        if self._must_wait(size):
             first = connection.frame_bytes - MESSAGE_HEADER_BYTES
             self._unsent.append(memoryview(prefix + message[:first]))
             if len(message) > first:
@@ -149,6 +157,35 @@ class Stream:
         else:
             connection.write_many([frame_header + prefix, message])
 
+    def respond(self) -> None:
+        """Sends a server's first headers, unless they are sent."""
+        if self.response and not self.has_ended:
+            flags = Flag.END_HEADERS
+            self._connection.write(header(Kind.HEADERS, flags, self.id, len(self.response)) + self.response)
+            self.response = b""
+
+    def answer(self, message: bytes, trailers: bytes) -> None:
+        """Ends a server's stream with its only message: all in one piece, where that may leave."""
+        size = MESSAGE_HEADER_BYTES + len(message)
+        if self.has_ended or not self.response or size > COPIED_BYTES or self._must_wait(size):
+            self.respond()
+            self.send(message)
+            self.finish(trailers)
+            return
+        connection = self._connection
+        self.send_window -= size
+        connection.send_window -= size
+        parts = (
+            header(Kind.HEADERS, Flag.END_HEADERS, self.id, len(self.response)),
+            self.response,
+            header(Kind.DATA, 0, self.id, size),
+            b"\0",
+            len(message).to_bytes(4),
+            message,
+            *self._last(trailers),
+        )
+        connection.write(b"".join(parts))
+
     def pause(self) -> None:
         """Lets the other side send no more than WINDOW_BYTES until `resume`; that still arrives."""
         self.is_paused = True
@@ -157,9 +194,10 @@ class Stream:
         self.is_paused = False
         self._acknowledge()
 
-    def finish(self, trailers: Headers) -> None:
+    def finish(self, trailers: bytes) -> None:
         """Ends a server's stream with its last headers, once what was sent before has left."""
-        self._trailers = trailers
+        self._trailers = self.response + trailers
+        self.response = b""
         self._connection.pump()
 
     def cancel(self) -> None:
@@ -170,13 +208,8 @@ class Stream:
 
     def _cut(self, most: int) -> list[bytes | memoryview]:
         """Takes out one frame of at most so many bytes of what waits; [] when there is no room for any."""
-        if self._trailers is not None and not self._unsent:
-            block = self._connection.block(self._trailers)
-            self._trailers = None
-            flags = Flag.END_HEADERS | Flag.END_STREAM
-            self.has_ended = True
-            self._connection.forget(self)
-            return [header(Kind.HEADERS, flags, self.id, len(block)), block]
+        if self._trailers and not self._unsent:
+            return self._last(self._trailers)
         size = min(most, self.send_window, self._connection.frame_bytes)
         if size <= 0 or not self._unsent:
             return []
@@ -186,6 +219,28 @@ class Stream:
             first = first[:size]
         self.send_window -= len(first)
         return [header(Kind.DATA, 0, self.id, len(first)), first]
+
+    def _last(self, trailers: bytes) -> list[bytes | memoryview]:
+        """The end of a server's stream; a caller that still sends is told to stop."""
+        self.has_ended = True
+        self._trailers = b""
+        self._connection.forget(self)
+        flags = Flag.END_HEADERS | Flag.END_STREAM
+        parts: list[bytes | memoryview] = [header(Kind.HEADERS, flags, self.id, len(trailers)), trailers]
+        if not self.has_all:
+            parts.append(reset(self.id, ErrorCode.NO_ERROR))
+        return parts
+
+    def _must_wait(self, size: int) -> bool:
+        """Whether there is no room for a frame of so many bytes, or for none so large."""
+        connection = self._connection
+        return (
+            bool(self._unsent)
+            or size > self.send_window
+            or size > connection.send_window
+            or size > connection.frame_bytes
+            or connection.is_paused
+        )
 
     def _receive(self, content: bytes | memoryview, length: int) -> None:
         """`content` is that of a frame which took `length` bytes of the window."""
@@ -210,7 +265,7 @@ class Stream:
             # The usual end of a large message: spared is a copy of it.
             parts[0] = memoryview(parts[0])[MESSAGE_HEADER_BYTES:]
             self._start_anew()
-            self.receiver.message_received(b"".join(parts))
+            self._hand_on(b"".join(parts))
             return
         data = b"".join(parts)
         position = 0
@@ -221,19 +276,34 @@ class Stream:
                 break
             start = position + MESSAGE_HEADER_BYTES
             size = int.from_bytes(data[position + 1 : start])
-            if data[position]:
-                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a compressed message, which nobody asked for")
+            if data[position] > 1:
+                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "no gRPC message")
+            self._is_compressed = data[position] == 1
             if size > self.max_message_bytes:
                 raise TooLarge(f"a message of {size:,} bytes, where {self.max_message_bytes:,} are the most")
             self._need = MESSAGE_HEADER_BYTES + size
             if left < self._need:
                 break
             position += self._need
-            self.receiver.message_received(data[start:position])
+            self._hand_on(data[start:position])
             if self.has_ended:
                 return
         self._parts = [data[position:]] if position < len(data) else []
         self._have = len(data) - position
+
+    def _hand_on(self, message: bytes) -> None:
+        self.receiver.message_received(self._decompressed(message) if self._is_compressed else message)
+
+    def _decompressed(self, message: bytes) -> bytes:
+        if not self.is_gzip:
+            raise Unreadable("a compressed message, and no header that says how")
+        try:
+            whole = zlib.decompressobj(wbits=_GZIP).decompress(message, self.max_message_bytes + 1)
+        except zlib.error as error:
+            raise Unreadable(f"a message that gzip cannot read: {error}") from None
+        if len(whole) > self.max_message_bytes:
+            raise TooLarge(f"a message of more than {self.max_message_bytes:,} bytes, which are the most")
+        return whole
 
     def _start_anew(self) -> None:
         """Where the next message begins with the next frame."""

@@ -12,7 +12,7 @@ from cacheservice.node.node import Node
 from cacheservice.server import decode
 from cacheservice.server.admission import Admission
 from cacheservice.server.drained import Drained
-from cacheservice.server.guard import Context, guarded, not_yet, time_left_ms
+from cacheservice.server.guard import Context, not_yet, time_left_ms
 from cacheservice.store import FACTORS, Store
 from cacheservice.v1 import admin_pb2 as pb
 from cacheservice.v1.admin_pb2_grpc import AdminServiceServicer
@@ -36,7 +36,6 @@ class AdminServicer(AdminServiceServicer):
         self._clock = clock
         self._started = clock.now_ms()
 
-    @guarded
     async def Stats(self, request: pb.StatsRequest, context: Context) -> pb.StatsResponse:
         parts = self._node.shard.store.parts
         stores = list(parts.values())
@@ -78,7 +77,6 @@ class AdminServicer(AdminServiceServicer):
             ring_epoch=self._node.ring_epoch,
         )
 
-    @guarded
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
         drained = await self._drain(decode.drain_seconds(request) or self._settings.drain_seconds)
         return pb.DrainResponse(
@@ -87,7 +85,6 @@ class AdminServicer(AdminServiceServicer):
             ring_epoch=self._node.ring_epoch,
         )
 
-    @guarded
     async def Flush(self, request: pb.FlushRequest, context: Context) -> pb.FlushResponse:
         if request.cluster_id != self._settings.cluster_id:
             raise ClusterIdMismatch.of(self._settings.cluster_id, request.cluster_id)
@@ -98,7 +95,6 @@ class AdminServicer(AdminServiceServicer):
             removed=done.removed, unreachable=done.unreachable, ring_epoch=self._node.ring_epoch
         )
 
-    @guarded
     async def HotKeys(self, request: pb.HotKeysRequest, context: Context) -> pb.HotKeysResponse:
         limit = decode.hot_keys_limit(request)
         return pb.HotKeysResponse(

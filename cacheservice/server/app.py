@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import secrets
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -19,10 +17,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from cacheservice.address import join_address, split_address
 from cacheservice.clock import SystemClock
 from cacheservice.config import PEER_SLACK, NamespaceSettings, Replication, Settings
-from cacheservice.connection import server_credentials
 from cacheservice.errors import NodeIdTaken
-from cacheservice.http2.alternative import Alternative
-from cacheservice.http2.server import StreamServer
+from cacheservice.http2.server import Server
 from cacheservice.membership import Member, Membership, MembershipConfig, Phase
 from cacheservice.node.batches import Batches
 from cacheservice.node.namespaces import NamespacePolicy, Namespaces
@@ -32,15 +28,15 @@ from cacheservice.node.view import ViewBuilder
 from cacheservice.server.admin_service import AdminServicer
 from cacheservice.server.admission import Admission
 from cacheservice.server.cache_service import CacheServicer
-from cacheservice.server.channels import PeerChannels, channel_options
+from cacheservice.server.channels import PeerChannels
 from cacheservice.server.cluster_scan import ClusterScan
 from cacheservice.server.cluster_service import ClusterServicer
 from cacheservice.server.decode import Bounds
 from cacheservice.server.drained import Drained
-from cacheservice.server.exchange import FRAMING, Exchange
+from cacheservice.server.exchange import Exchange, requests
 from cacheservice.server.gossip import Gossip, RingSettings
-from cacheservice.server.guard import TolerantServer
 from cacheservice.server.memory import MemoryKeeper, resident_bytes, settle_allocator, settle_collector
+from cacheservice.server.methods import Methods
 from cacheservice.server.peer_service import PeerServicer
 from cacheservice.server.stop_signals import ignore_stop_signals, on_stop_signal
 from cacheservice.server.streams import Streams
@@ -91,13 +87,15 @@ class NodeServer:
         max_message_bytes = settings.max_message_bytes + PEER_SLACK
         self._certificates = settings.certificates()
         self._channels = PeerChannels(max_message_bytes, self._certificates)
-        self._server = grpc.aio.server(
-            options=[*channel_options(max_message_bytes), ("grpc.so_reuseport", 0)],
-        )
-        self._health_server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        tls = None
+        if self._certificates is not None:
+            ask_clients = settings.tls_client_auth == "require"
+            tls = partial(self._certificates.server_context, ask_clients=ask_clients)
+        self._methods, self._health_methods = Methods(), Methods()
+        self._server = Server(self._methods.handlers, max_message_bytes, tls)
+        self._health_server = Server(self._health_methods.handlers, max_message_bytes)
         self._admission = Admission(settings.max_in_flight)
         self._streams = Streams()
-        self._stream_server: StreamServer | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._draining: asyncio.Task[Drained] | None = None
         self._starts: dict[str, int] = {}
@@ -158,10 +156,9 @@ class NodeServer:
             self._settled,
         )
         self._add_servicers()
-        await self._serve_streams()
         await self._set_health({"": True, LIVENESS: True, READINESS: False})
-        await self._server.start()
-        await self._health_server.start()
+        self._server.start()
+        self._health_server.start()
         self._gossip.start()
         loops = {
             "store": lambda: self._keep_store(store),
@@ -206,77 +203,60 @@ class NodeServer:
             self._streams.close()
             self._watches.close()
             self._cluster.close()
-            if self._stream_server is not None:
-                self._stream_server.go_away()
-            await self._server.stop(_FINISH_SECONDS)
-            if self._stream_server is not None:
-                await self._streams.finished(_FINISH_SECONDS)
-                await self._stream_server.close()
-            await self._health_server.stop(None)
+            self._server.go_away()
+            await asyncio.gather(
+                self._methods.finish(_FINISH_SECONDS),
+                self._health_methods.finish(0),
+                self._streams.finished(_FINISH_SECONDS),
+            )
+            await asyncio.gather(self._server.close(), self._health_server.close())
             for task in self._loops:
                 task.cancel()
             await self._gossip.stop()
             await self._channels.close()
 
     def _bind(self) -> str:
-        settings, listen = self._settings, self._settings.listen
-        credentials = None
-        if self._certificates is not None:
-            ask_clients = settings.tls_client_auth == "require"
-            credentials = server_credentials(self._certificates, ask_clients=ask_clients)
-        port = self.port = _bound(self._server, listen, credentials)
-        if settings.health_listen is not None:
-            self.health_port = _bound(self._health_server, settings.health_listen)
-        if settings.stream_port:
-            _check_free(join_address(split_address(listen)[0], settings.stream_port))
+        settings = self._settings
+        try:
+            self.port = _bound(self._server, settings.listen)
+            if settings.health_listen is not None:
+                self.health_port = _bound(self._health_server, settings.health_listen)
+        except OSError:
+            self._server.go_away()
+            raise
         if settings.advertise is not None:
             return settings.advertise
-        host, _ = split_address(listen)
-        return join_address(host, port)
+        host, _ = split_address(settings.listen)
+        return join_address(host, self.port)
 
     def _add_servicers(self) -> None:
         settings, node, clock = self._settings, self._node, self._clock
         admission = self._admission
         cluster_scan = ClusterScan(settings.node_id, node, self._transport, settings.max_message_bytes)
-        exchange = self._exchange = Exchange(Batches(node), admission, settings, lambda: node.ring_epoch)
+        exchange = Exchange(Batches(node), admission, settings, lambda: node.ring_epoch)
         self._watches = Watches(settings.node_id, node.events, self._channels, clock)
-        server: Any = TolerantServer(self._server)
+        server: Any = self._methods
         add_CacheServiceServicer_to_server(
-            CacheServicer(node, settings, admission, exchange, self._streams, cluster_scan, self._watches),
-            server,
+            CacheServicer(node, settings, admission, cluster_scan, self._watches), server
         )
         self._cluster = ClusterServicer(node, self._gossip, settings, admission)
         add_ClusterServiceServicer_to_server(self._cluster, server)
         add_AdminServiceServicer_to_server(
             AdminServicer(node, settings, admission, clock, self.drain), server
         )
-        self._peer = PeerServicer(node, self._gossip, clock, settings, admission, self._streams, cluster_scan)
-        add_PeerServiceServicer_to_server(self._peer, server)
-        for serving in (self._server, self._health_server):
+        peer = PeerServicer(node, self._gossip, clock, settings, admission, cluster_scan)
+        add_PeerServiceServicer_to_server(peer, server)
+        _add_reflection(self._methods)
+        health_server: Any = self._health_methods
+        for serving in (server, health_server):
             health_pb2_grpc.add_HealthServicer_to_server(self._health, serving)
-        _enable_reflection(self._server)
-
-    async def _serve_streams(self) -> None:
-        """At a port of their own; see the docs of cacheservice.http2."""
-        settings, streams = self._settings, self._streams
-        handlers = {
-            EXCHANGE: streams.handler(
-                cache_pb2.ExchangeRequest.FromString, self._exchange.begin, FRAMING.requests
-            ),
-            PEER_EXCHANGE: streams.handler(
-                peer_pb2.PeerServiceExchangeRequest.FromString, self._peer.requests.begin
-            ),
-        }
-        tls = None
-        if self._certificates is not None:
-            ask_clients = settings.tls_client_auth == "require"
-            tls = partial(self._certificates.server_context, ask_clients=ask_clients)
-        token = secrets.token_hex(8)
-        max_bytes = settings.max_message_bytes + PEER_SLACK
-        self._stream_server = StreamServer(handlers, token, max_bytes, tls)
-        host, _ = split_address(settings.listen)
-        port = await self._stream_server.start(host, settings.stream_port)
-        streams.alternative = Alternative(port, token)
+        # Of streams what is ready is answered within the callback in which it came.
+        self._methods.handlers[EXCHANGE] = self._streams.handler(
+            cache_pb2.ExchangeRequest.FromString, exchange.begin, requests
+        )
+        self._methods.handlers[PEER_EXCHANGE] = self._streams.handler(
+            peer_pb2.PeerServiceExchangeRequest.FromString, peer.requests.begin
+        )
 
     async def _drain(self, seconds: float) -> Drained:
         await self._set_health({"": False, READINESS: False})
@@ -374,16 +354,16 @@ def _tls(settings: Settings) -> str:
     return "required" if settings.tls_client_auth == "require" else "on"
 
 
-def _enable_reflection(server: grpc.aio.Server) -> None:
+def _add_reflection(methods: Methods) -> None:
     """Serves reflection as v1alpha, which grpcio has, and as v1, whose messages are the same."""
-    reflection.enable_server_reflection(_SERVICES, server)
+    servicer = reflection.aio.ReflectionServicer(_SERVICES)
     handler = grpc.stream_stream_rpc_method_handler(
-        reflection.aio.ReflectionServicer(_SERVICES).ServerReflectionInfo,
+        servicer.ServerReflectionInfo,
         reflection_pb2.ServerReflectionRequest.FromString,
         reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    methods = {"ServerReflectionInfo": handler}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_REFLECTION_V1, methods),))
+    for service in (reflection.SERVICE_NAME, _REFLECTION_V1):
+        methods.add_registered_method_handlers(service, {"ServerReflectionInfo": handler})
 
 
 def _node_config(settings: Settings) -> NodeConfig:
@@ -433,25 +413,10 @@ def _policy(settings: NamespaceSettings, replication: Replication) -> NamespaceP
     )
 
 
-def _bound(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None = None) -> int:
-    """The port, with TLS if there are credentials. OSError when the address cannot be bound."""
-    _check_free(listen)
+def _bound(server: Server, listen: str) -> int:
+    """The port. OSError, in the system's words, when the address cannot be bound."""
     try:
-        if credentials is None:
-            return server.add_insecure_port(listen)
-        return server.add_secure_port(listen, credentials)
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {listen}: {error}") from None
-
-
-def _check_free(listen: str) -> None:
-    """OSError, in the system's words, when this process cannot bind to the address: gRPC only logs them."""
-    host, port = split_address(listen)
-    try:
-        family, kind, _, _, to = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(to)
+        return server.bind(*split_address(listen))
     except (OSError, UnicodeError) as error:
         problem = getattr(error, "strerror", None) or str(error)
         raise OSError(f"cannot listen on {listen}: {problem}") from None

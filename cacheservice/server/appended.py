@@ -13,14 +13,6 @@ from cacheservice.v1 import cache_pb2 as pb
 _LENGTH_DELIMITED = 2
 
 
-def joined(answers: Sequence[bytes]) -> bytes:
-    """Serialised responses as one: the others are the `more` of the first."""
-    parts = [answers[0]]
-    for answer in answers[1:]:
-        parts += (_MORE, _varint(len(answer)), answer)
-    return b"".join(parts)
-
-
 def with_reads(response: bytes, outcomes: Sequence[int], values: Sequence[bytes]) -> bytes:
     """A serialised response to reads, and the outcomes, each below 128, and the values of the reads, which
     are copied this once."""
@@ -58,7 +50,6 @@ def _tag(field: int) -> bytes:
 
 
 _SMALL = [bytes((number,)) for number in range(0x80)]
-_MORE = _tag(pb.ExchangeResponse.MORE_FIELD_NUMBER)
 _GET = _tag(pb.ExchangeResponse.GET_FIELD_NUMBER)
 _OUTCOMES = _tag(pb.GetResultColumns.OUTCOMES_FIELD_NUMBER)
 _VALUES = _tag(pb.GetResultColumns.VALUES_FIELD_NUMBER)

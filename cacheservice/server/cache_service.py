@@ -1,4 +1,4 @@
-"""CacheService: each rpc decodes, has the node do it, and encodes."""
+"""CacheService: each rpc decodes, has the node do it, and encodes. Exchange is served by `exchange`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from cacheservice.node.operations import Answer, Operation
 from cacheservice.server import decode, encode
 from cacheservice.server.admission import Admission
 from cacheservice.server.cluster_scan import ClusterScan
-from cacheservice.server.exchange import FRAMING, Exchange
-from cacheservice.server.guard import Context, guarded, time_left_ms
-from cacheservice.server.streams import Streams
+from cacheservice.server.guard import Context, time_left_ms
 from cacheservice.server.watches import Watches
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer
@@ -30,8 +28,6 @@ class CacheServicer(CacheServiceServicer):
         node: Node,
         settings: Settings,
         admission: Admission,
-        exchange: Exchange,
-        streams: Streams,
         cluster_scan: ClusterScan,
         watches: Watches,
     ) -> None:
@@ -39,13 +35,10 @@ class CacheServicer(CacheServiceServicer):
         self._node = node
         self._cluster_scan = cluster_scan
         self._admission = admission
-        self._exchange = exchange
-        self._streams = streams
         self._bounds = decode.Bounds(settings.max_value_bytes, settings.replication_factor)
         self._max_answer_bytes = settings.max_message_bytes
         self._default_timeout_ms = round(settings.default_timeout_seconds * 1_000)
 
-    @guarded
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         read = decode.get(request)
         if not read.lease:
@@ -57,25 +50,20 @@ class CacheServicer(CacheServiceServicer):
             raise answer
         return encode.get(answer, self._node.ring_epoch)  # type: ignore[arg-type]
 
-    @guarded
     async def Set(self, request: pb.SetRequest, context: Context) -> pb.SetResponse:
         operation = decode.set_(request, self._bounds)
         return encode.set_(await self._execute(operation, context), self._node.ring_epoch)
 
-    @guarded
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
         return encode.delete(await self._execute(decode.delete(request), context), self._node.ring_epoch)
 
-    @guarded
     async def Touch(self, request: pb.TouchRequest, context: Context) -> pb.TouchResponse:
         return encode.touch(await self._execute(decode.touch(request), context), self._node.ring_epoch)
 
-    @guarded
     async def Increment(self, request: pb.IncrementRequest, context: Context) -> pb.IncrementResponse:
         operation = decode.increment(request)
         return encode.increment(await self._execute(operation, context), self._node.ring_epoch)
 
-    @guarded
     async def BatchGet(self, request: pb.BatchGetRequest, context: Context) -> pb.BatchGetResponse:
         nearest = decode.is_nearest(request.read_preference)
         lease, wait_ms = request.HasField("lease"), decode.lease_wait_ms(request)
@@ -95,7 +83,6 @@ class CacheServicer(CacheServiceServicer):
             ring_epoch=self._node.ring_epoch,
         )
 
-    @guarded
     async def BatchSet(self, request: pb.BatchSetRequest, context: Context) -> pb.BatchSetResponse:
         decode.message_size(request, self._max_answer_bytes)
         answers = await self._execute_batch(
@@ -111,7 +98,6 @@ class CacheServicer(CacheServiceServicer):
             ring_epoch=self._node.ring_epoch,
         )
 
-    @guarded
     async def BatchDelete(self, request: pb.BatchDeleteRequest, context: Context) -> pb.BatchDeleteResponse:
         answers = await self._execute_batch(
             "keys", request.keys, lambda key: ops.Delete(decode.key_(key)), context
@@ -126,22 +112,18 @@ class CacheServicer(CacheServiceServicer):
             ring_epoch=self._node.ring_epoch,
         )
 
-    @guarded
-    async def Exchange(self, request: object, context: Context) -> None:  # type: ignore[override]
-        await self._streams.serve(context, self._exchange.begin, FRAMING)
+    Exchange: Any = None
+    """Streams are served by `Streams`, with less between the socket and what is done."""
 
-    @guarded
     async def ReleaseLease(
         self, request: pb.ReleaseLeaseRequest, context: Context
     ) -> pb.ReleaseLeaseResponse:
         return encode.release(await self._execute(decode.release(request), context), self._node.ring_epoch)
 
-    @guarded
     async def Watch(self, request: pb.WatchRequest, context: Context) -> None:  # type: ignore[override]
         self._admission.check_open()
         await self._watches.serve(request, context.write)
 
-    @guarded
     async def InvalidateTag(
         self, request: pb.InvalidateTagRequest, context: Context
     ) -> pb.InvalidateTagResponse:
@@ -150,7 +132,6 @@ class CacheServicer(CacheServiceServicer):
             removed=done.removed, unreachable=done.unreachable, ring_epoch=self._node.ring_epoch
         )
 
-    @guarded
     async def InvalidatePrefix(
         self, request: pb.InvalidatePrefixRequest, context: Context
     ) -> pb.InvalidatePrefixResponse:
@@ -159,7 +140,6 @@ class CacheServicer(CacheServiceServicer):
             removed=done.removed, unreachable=done.unreachable, ring_epoch=self._node.ring_epoch
         )
 
-    @guarded
     async def Scan(self, request: pb.ScanRequest, context: Context) -> pb.ScanResponse:
         decode.page_of_scan(request)
         with self._admission:

@@ -10,7 +10,7 @@ from cacheservice.node.node import Node
 from cacheservice.server import gossip_codec
 from cacheservice.server.admission import Admission
 from cacheservice.server.gossip import Gossip
-from cacheservice.server.guard import Context, guarded
+from cacheservice.server.guard import Context
 from cacheservice.v1 import cluster_pb2 as pb
 from cacheservice.v1.cluster_pb2_grpc import ClusterServiceServicer
 
@@ -34,11 +34,9 @@ class ClusterServicer(ClusterServiceServicer):
         self._closed = True
         self.changed()
 
-    @guarded
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
         return pb.DescribeResponse(topology=self._topology(), ring_epoch=self._node.ring_epoch)
 
-    @guarded
     async def WatchTopology(self, request: pb.WatchTopologyRequest, context: Context) -> None:  # type: ignore[override]
         """Changes that come while one is being sent are sent as one."""
         self._admission.check_open()

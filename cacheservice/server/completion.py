@@ -1,4 +1,4 @@
-"""Requests of streams that wait for other nodes: each awaited, and whatever comes of it answered."""
+"""Requests that wait for other nodes: each awaited, and whatever comes of it answered."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from cacheservice.errors import CacheServiceError, InternalError
+from cacheservice.http2.statuses import CallStatus
+from cacheservice.wire import status_code, to_status
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +30,11 @@ async def completed(
             return refused(error)
         except Exception:
             return refused(defect())
+
+
+def call_status(error: CacheServiceError) -> CallStatus:
+    """With which a call ends for that reason."""
+    return CallStatus(status_code(error).value[0], error.message, to_status(error).SerializeToString())
 
 
 def defect() -> InternalError:

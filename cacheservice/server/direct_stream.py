@@ -14,8 +14,7 @@ from cacheservice.http2 import statuses
 from cacheservice.http2.call import Call
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import End
-from cacheservice.server.completion import defect
-from cacheservice.wire import status_code, to_status
+from cacheservice.server.completion import call_status, defect
 
 MAX_AT_WORK = 64
 """Requests of one stream that wait for other nodes at a time; then the node begins with no more."""
@@ -120,8 +119,7 @@ class DirectStream:
         self._go_on()
 
     def _abort(self, error: CacheServiceError) -> None:
-        details = to_status(error).SerializeToString()
-        self._end(CallStatus(status_code(error).value[0], error.message, details))
+        self._end(call_status(error))
 
     def _end(self, status: CallStatus) -> None:
         if self._is_open:

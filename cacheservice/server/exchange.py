@@ -12,24 +12,21 @@ from cacheservice.node.batches import Batches, Soon
 from cacheservice.node.columns import Errors, Reads, Removals, Writes
 from cacheservice.server import column_codec as codec
 from cacheservice.server.admission import Admission
-from cacheservice.server.appended import joined, with_reads
+from cacheservice.server.appended import with_reads
 from cacheservice.server.completion import completed, defect
 from cacheservice.server.decode import Bounds, is_nearest, lease_wait_ms
 from cacheservice.server.direct_stream import Begun
-from cacheservice.server.streams import Framing
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import to_status
 
 Result = TypeVar("Result", Reads, Writes, Removals)
 
 
-def _requests(message: pb.ExchangeRequest) -> Iterator[pb.ExchangeRequest]:
+def requests(message: pb.ExchangeRequest) -> Iterator[pb.ExchangeRequest]:
+    """Those in a message, in order."""
     yield message
     for further in message.more:
-        yield from _requests(further)
-
-
-FRAMING = Framing(_requests, lambda message: message.join_answers, joined)
+        yield from requests(further)
 
 
 class Encoded(NamedTuple):

@@ -1,6 +1,8 @@
-"""PeerService: what other nodes ask of this one."""
+"""PeerService: what other nodes ask of this one; on streams by `requests`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from cacheservice.clock import Clock
 from cacheservice.config import Settings
@@ -10,10 +12,9 @@ from cacheservice.server import decode, encode, peer_codec
 from cacheservice.server.admission import Admission
 from cacheservice.server.cluster_scan import ClusterScan
 from cacheservice.server.gossip import Gossip
-from cacheservice.server.guard import Context, guarded
+from cacheservice.server.guard import Context
 from cacheservice.server.owned import OwnedBatches
 from cacheservice.server.peer_requests import PeerRequests
-from cacheservice.server.streams import Streams
 from cacheservice.v1 import peer_pb2
 from cacheservice.v1.peer_pb2_grpc import PeerServiceServicer
 
@@ -28,14 +29,12 @@ class PeerServicer(PeerServiceServicer):
         clock: Clock,
         settings: Settings,
         admission: Admission,
-        streams: Streams,
         cluster_scan: ClusterScan,
     ) -> None:
         self._cluster_scan = cluster_scan
         self._node = node
         self._gossip = gossip
         self._admission = admission
-        self._streams = streams
         self._bounds = decode.Bounds(settings.max_value_bytes, settings.replication_factor)
         self._max_answer_bytes = settings.max_message_bytes
         self._default_timeout_ms = round(settings.default_timeout_seconds * 1_000)
@@ -43,11 +42,9 @@ class PeerServicer(PeerServiceServicer):
         owned = OwnedBatches(Batches(node), settings)
         self.requests = PeerRequests(node, gossip, clock, settings, admission, owned, slow)
 
-    @guarded
-    async def Exchange(self, request: object, context: Context) -> None:  # type: ignore[override]
-        await self._streams.serve(context, self.requests.begin)
+    Exchange: Any = None
+    """Streams are served by `Streams`, with less between the socket and what is done."""
 
-    @guarded
     async def Gossip(self, request: peer_pb2.GossipRequest, context: Context) -> peer_pb2.GossipResponse:
         response = self._gossip.receive(request)
         response.ring_epoch = self._node.ring_epoch

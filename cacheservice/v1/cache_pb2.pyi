@@ -1191,15 +1191,12 @@ class ExchangeRequest(_message.Message):
     SET_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
-    JOIN_ANSWERS_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
     """Chosen by the caller, unique among its batches in flight on this stream."""
     timeout_ms: _builtins.int
     """Milliseconds until the caller gives up on the batch; 0 means the server's default. Keys without an
     answer by then have DEADLINE_EXCEEDED.
     """
-    join_answers: _builtins.bool
-    """True: from now on answers that are ready at the same time may come in one message."""
     @_builtins.property
     def get(self) -> Global___GetColumns:
         """Reads."""
@@ -1227,11 +1224,10 @@ class ExchangeRequest(_message.Message):
         set: Global___SetColumns | None = ...,
         delete: Global___DeleteColumns | None = ...,
         more: _abc.Iterable[Global___ExchangeRequest] | None = ...,
-        join_answers: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "delete", b"delete", "get", b"get", "set", b"set"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "batch_id", b"batch_id", "delete", b"delete", "get", b"get", "join_answers", b"join_answers", "more", b"more", "set", b"set", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "batch_id", b"batch_id", "delete", b"delete", "get", b"get", "more", b"more", "set", b"set", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_batch: _TypeAlias = _typing.Literal["get", "set", "delete"]  # noqa: Y015
     _WhichOneofArgType_batch: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015
@@ -1468,7 +1464,6 @@ class ExchangeResponse(_message.Message):
     DELETE_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
-    MORE_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
     """The request's batch_id."""
     ring_epoch: _builtins.int
@@ -1493,10 +1488,6 @@ class ExchangeResponse(_message.Message):
     def refused(self) -> _status_pb2.Status:
         """Present: the whole batch was refused, nothing of it was done, and there are no results."""
 
-    @_builtins.property
-    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExchangeResponse]:
-        """The answers to other batches; only for callers that have asked for join_answers."""
-
     def __init__(
         self,
         *,
@@ -1507,11 +1498,10 @@ class ExchangeResponse(_message.Message):
         delete: Global___DeleteResultColumns | None = ...,
         errors: _abc.Iterable[Global___ExchangeError] | None = ...,
         refused: _status_pb2.Status | None = ...,
-        more: _abc.Iterable[Global___ExchangeResponse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "delete", b"delete", "get", b"get", "refused", b"refused", "set", b"set"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "batch_id", b"batch_id", "delete", b"delete", "errors", b"errors", "get", b"get", "more", b"more", "refused", b"refused", "ring_epoch", b"ring_epoch", "set", b"set"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "batch_id", b"batch_id", "delete", b"delete", "errors", b"errors", "get", b"get", "refused", b"refused", "ring_epoch", b"ring_epoch", "set", b"set"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_batch: _TypeAlias = _typing.Literal["get", "set", "delete"]  # noqa: Y015
     _WhichOneofArgType_batch: _TypeAlias = _typing.Literal["batch", b"batch"]  # noqa: Y015

@@ -15,13 +15,13 @@ from cacheservice.v1 import cluster_pb2
 from cacheservice.v1.cache_pb2_grpc import CacheServiceServicer
 from cacheservice.v1.cluster_pb2_grpc import ClusterServiceServicer
 
-Answer = pb.ExchangeResponse | CacheServiceError | None
+Answer = pb.ExchangeResponse | list[pb.ExchangeResponse] | CacheServiceError | None
 Script = Callable[[pb.ExchangeRequest], Answer]
 
 
 class ScriptedNode(CacheServiceServicer):
-    """Answers each batch as its script says: with a response, with nothing, or by ending the stream; and not
-    before it may."""
+    """Answers each batch as its script says: with a response, with several, which have their batch_id, with
+    nothing, or by ending the stream; and not before it may."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -42,6 +42,9 @@ class ScriptedNode(CacheServiceServicer):
                 answer = self.script(request)
                 if isinstance(answer, CacheServiceError):
                     await context.abort(grpc.StatusCode.UNAVAILABLE, answer.message)
+                elif isinstance(answer, list):
+                    for each in answer:
+                        await context.write(each)
                 elif answer is not None:
                     answer.batch_id = request.batch_id
                     await context.write(answer)

@@ -10,7 +10,7 @@ import pytest
 from cacheservice.http2 import connection, frames, stream
 from cacheservice.http2.connection import Connection, WriteMany
 from cacheservice.http2.frames import Flag, Kind, Setting
-from cacheservice.http2.statuses import request, response
+from cacheservice.http2.statuses import request
 from cacheservice.http2.stream import End, Stream
 
 REQUEST = request("/test/Method", "localhost", is_tls=False)
@@ -144,7 +144,7 @@ class BothEnds:
     def _accept(self, opened: Stream, headers: dict[str, str]) -> None:
         opened.receiver = heard = Heard()
         self.accepted[opened.id] = opened, heard
-        opened.connection.respond(opened, response())
+        opened.respond()
 
     def _client_writes(self, data: bytes) -> None:
         if data.startswith(frames.PREFACE):

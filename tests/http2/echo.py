@@ -1,4 +1,4 @@
-"""A StreamServer whose method answers each message with itself, and what its tests need beside."""
+"""A Server whose method answers each message with itself, and what its tests need beside."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from cacheservice.http2 import statuses
 from cacheservice.http2.call import Call
 from cacheservice.http2.client import Opener
 from cacheservice.http2.client_stream import ClientStream
-from cacheservice.http2.server import StreamServer
+from cacheservice.http2.server import Server
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import End
 
 METHOD = "/test.Test/Echo"
-TOKEN = "secret"
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
@@ -23,6 +22,7 @@ class Echo:
 
     def __init__(self, call: Call) -> None:
         self.call = call
+        call.respond()
         self.received = 0
         self.ends: list[End] = []
 
@@ -43,12 +43,18 @@ class Echo:
     def writable(self) -> None: ...
 
 
-class Echoes(StreamServer):
+class Echoes(Server):
     """With the calls that it has had."""
 
     def __init__(self, tls: Callable[[], object] | None = None) -> None:
         self.calls: list[Echo] = []
-        super().__init__({METHOD: self._begin}, TOKEN, MAX_MESSAGE_BYTES, tls)  # type: ignore[arg-type]
+        super().__init__({METHOD: self._begin}, MAX_MESSAGE_BYTES, tls)  # type: ignore[arg-type]
+
+    def listen(self, host: str = "127.0.0.1") -> int:
+        """Starts it; the port."""
+        port = self.bind(host, 0)
+        self.start()
+        return port
 
     def _begin(self, call: Call) -> Echo:
         self.calls.append(Echo(call))

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from cacheservice.http2 import frames
 from cacheservice.http2.connection import MAX_HEADER_BYTES, MAX_IDLE_FRAMES, MAX_STREAMS, Connection
 from cacheservice.http2.frames import PREFACE, ErrorCode, Flag, Kind, ProtocolError, Setting, frame
-from cacheservice.http2.statuses import response
 from cacheservice.http2.stream import WINDOW_BYTES, Stream
 from tests.http2.both_ends import MAX_MESSAGE_BYTES, REQUEST, Heard, joining
 
@@ -45,7 +44,7 @@ class Victim:
     def _accept(self, stream: Stream, headers: dict[str, str]) -> None:
         self.heard.append(Heard())
         stream.receiver = self.heard[-1]
-        stream.connection.respond(stream, response())
+        stream.respond()
 
     def headers(self, stream: int, flags: int = END_HEADERS) -> bytes:
         return frame(Kind.HEADERS, flags, stream, self.encoder.encode(REQUEST))
@@ -140,7 +139,7 @@ BAD = {
     "DATA of a stream that never was": (frame(Kind.DATA, 0, 9, b"x"), ErrorCode.PROTOCOL_ERROR),
     "too much padding": (frame(Kind.DATA, Flag.PADDED, 1, b"\x05abc"), ErrorCode.PROTOCOL_ERROR),
     "padding without a length": (frame(Kind.DATA, Flag.PADDED, 1), ErrorCode.FRAME_SIZE_ERROR),
-    "a compressed message": (frame(Kind.DATA, 0, 1, b"\1\0\0\0\1x"), ErrorCode.PROTOCOL_ERROR),
+    "no gRPC message": (frame(Kind.DATA, 0, 1, b"\2\0\0\0\1x"), ErrorCode.PROTOCOL_ERROR),
     "priority cut off": (
         frame(Kind.HEADERS, Flag.PRIORITY | END_HEADERS, 1, b"abc"),
         ErrorCode.PROTOCOL_ERROR,

@@ -13,13 +13,12 @@ import grpc
 import pytest
 
 from cacheservice.certificates import Certificates, Tls
-from cacheservice.connection import open_channel, server_credentials
-from cacheservice.http2.alternative import TOKEN as TOKEN_HEADER
-from cacheservice.http2.client import ConnectFailed, Opener, begun
+from cacheservice.connection import open_channel
+from cacheservice.http2.client import ConnectFailed, Opener
 from cacheservice.http2.client_stream import ClientStream, StreamFailed
 from cacheservice.http2.statuses import CallStatus
-from tests.certificates import NAME, Authority
-from tests.http2.echo import MAX_MESSAGE_BYTES, METHOD, TOKEN, Echoes, Messages, opened, until
+from tests.certificates import NAME, Authority, server_credentials
+from tests.http2.echo import MAX_MESSAGE_BYTES, METHOD, Echoes, Messages, opened, until
 
 OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -213,12 +212,12 @@ async def echoes(stack: AsyncExitStack) -> Echoes:
 @pytest.fixture
 async def channel(echoes: Echoes, stack: AsyncExitStack) -> grpc.aio.Channel:
     """Of grpcio's client to our server."""
-    port = await echoes.start("127.0.0.1", 0)
+    port = echoes.listen()
     return await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS))
 
 
-def call_of(channel: grpc.aio.Channel, token: str = TOKEN, method: str = METHOD, **options: Any) -> Any:
-    return channel.stream_stream(method)(metadata=((TOKEN_HEADER, token),), **options)
+def call_of(channel: grpc.aio.Channel, method: str = METHOD, **options: Any) -> Any:
+    return channel.stream_stream(method)(**options)
 
 
 async def test_messages_of_all_sizes_come_back_to_grpcio(channel: grpc.aio.Channel) -> None:
@@ -263,21 +262,22 @@ async def test_grpcio_gives_up_a_call(channel: grpc.aio.Channel, echoes: Echoes,
         assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-@pytest.mark.parametrize(
-    ("token", "method", "code"),
-    [
-        ("other", METHOD, grpc.StatusCode.UNAVAILABLE),
-        (TOKEN, "/test.Test/Other", grpc.StatusCode.UNIMPLEMENTED),
-    ],
-)
-async def test_grpcio_is_refused(
-    channel: grpc.aio.Channel, token: str, method: str, code: grpc.StatusCode
-) -> None:
-    assert await call_of(channel, token, method).code() is code
+async def test_grpcio_calls_what_there_is_not(channel: grpc.aio.Channel) -> None:
+    call = call_of(channel, "/test.Test/Other")
+    assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert await call.details() == "there is no method /test.Test/Other"
+
+
+async def test_messages_that_grpcio_compresses(echoes: Echoes) -> None:
+    target = f"127.0.0.1:{echoes.listen()}"
+    async with grpc.aio.insecure_channel(target, OPTIONS, compression=grpc.Compression.Gzip) as channel:
+        await test_messages_of_all_sizes_come_back_to_grpcio(channel)
+    async with grpc.aio.insecure_channel(target, compression=grpc.Compression.Deflate) as channel:
+        assert await call_of(channel).code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_grpcio_is_told_of_messages_that_are_too_long(echoes: Echoes) -> None:
-    port = await echoes.start("127.0.0.1", 0)
+    port = echoes.listen()
     unbounded = [("grpc.max_send_message_length", -1)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=unbounded) as channel:
         call = call_of(channel)
@@ -315,11 +315,11 @@ async def encrypted(request: Any, serve: Serve, stack: AsyncExitStack, tls: Tls)
     """The address of a server that wants TLS and certificates."""
     certificates = Certificates(tls)
     if request.param == "grpcio":
-        _, target = await serve(GrpcEcho(), server_credentials(certificates, ask_clients=True))
+        _, target = await serve(GrpcEcho(), server_credentials(certificates))
         return target
     made = Echoes(lambda: certificates.server_context(ask_clients=True))
     stack.push_async_callback(made.close)
-    return f"127.0.0.1:{await made.start('127.0.0.1', 0)}"
+    return f"127.0.0.1:{made.listen()}"
 
 
 def opener(tls: Tls) -> Opener:
@@ -330,10 +330,6 @@ def opener(tls: Tls) -> Opener:
 @pytest.mark.parametrize("server_name", ["", NAME])
 async def test_our_client_over_tls(encrypted: str, open_to: OpenTo, tls: Tls, server_name: str) -> None:
     stream, messages = await open_to(encrypted, opener(replace(tls, server_name=server_name)))
-    if (await begun(stream, 20)) is None:
-        # Ours wants a token, which the Opener has not been offered.
-        assert (await failure(stream)).message == "another process is meant"
-        return
     for size in SIZES:
         stream.send(contents(size))
     for size in SIZES:
@@ -344,7 +340,7 @@ async def test_grpcio_s_client_over_tls(stack: AsyncExitStack, tls: Tls) -> None
     certificates = Certificates(tls)
     made = Echoes(lambda: certificates.server_context(ask_clients=True))
     stack.push_async_callback(made.close)
-    port = await made.start("127.0.0.1", 0)
+    port = made.listen()
     channel = open_channel(f"127.0.0.1:{port}", OPTIONS, certificates.current())
     await test_messages_of_all_sizes_come_back_to_grpcio(await stack.enter_async_context(channel))
 
@@ -370,7 +366,7 @@ async def test_tls_where_there_is_none(serve: Serve, stack: AsyncExitStack, tls:
     if server == "ours":
         made = Echoes()
         stack.push_async_callback(made.close)
-        target = f"127.0.0.1:{await made.start('127.0.0.1', 0)}"
+        target = f"127.0.0.1:{made.listen()}"
     else:
         _, target = await serve(GrpcEcho())
     with pytest.raises(ConnectFailed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import resource
 import socket
 import ssl
@@ -20,11 +21,10 @@ from hypothesis import strategies as st
 
 from cacheservice.certificates import Certificates, Tls
 from cacheservice.http2 import frames, protocol, server
-from cacheservice.http2.alternative import TOKEN as TOKEN_HEADER
 from cacheservice.http2.frames import PREFACE, Flag, Kind, frame
 from cacheservice.http2.statuses import request
 from tests.certificates import Authority
-from tests.http2.echo import METHOD, TOKEN, Echoes, until
+from tests.http2.echo import MAX_MESSAGE_BYTES, METHOD, Echoes, until
 
 HELLO = PREFACE + frames.settings({})
 
@@ -40,8 +40,8 @@ class Client:
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
-    def call(self, number: int = 1, token: str = TOKEN, method: str = METHOD) -> None:
-        headers = [*request(method, "localhost", is_tls=False), (TOKEN_HEADER, token)]
+    def call(self, number: int = 1, method: str = METHOD, *more: tuple[str, str]) -> None:
+        headers = [*request(method, "localhost", is_tls=False), *more]
         self.send(frame(Kind.HEADERS, Flag.END_HEADERS, number, self.encoder.encode(headers)))
 
     def message(self, content: bytes, number: int = 1) -> None:
@@ -80,7 +80,7 @@ async def echoes(stack: AsyncExitStack) -> Echoes:
 
 @pytest.fixture
 async def port(echoes: Echoes) -> int:
-    return await echoes.start("127.0.0.1", 0)
+    return echoes.listen()
 
 
 async def connected(stack: AsyncExitStack, port: int, hello: bytes = HELLO) -> Client:
@@ -125,7 +125,7 @@ def test_whatever_comes_the_server_goes_on(parts: list[bytes], begins_well: bool
         made = Echoes()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(made.close)
-            port = await made.start("127.0.0.1", 0)
+            port = made.listen()
             good = await connected(stack, port)
             good.call()
             bad = await connected(stack, port, HELLO if begins_well else b"")
@@ -140,15 +140,22 @@ def test_whatever_comes_the_server_goes_on(parts: list[bytes], begins_well: bool
 
 
 @pytest.mark.parametrize(
-    ("token", "method", "status"), [("other", METHOD, b"14"), (TOKEN, "/other/Method", b"12")]
+    ("method", "more", "status"),
+    [
+        ("/other/Method", (), b"12"),
+        (METHOD, (("grpc-encoding", "snappy"),), b"12"),
+        (METHOD, (("grpc-timeout", "soon"),), b"13"),
+    ],
 )
-async def test_who_is_not_meant_is_refused_and_nothing_is_kept_of_what_it_sends(
-    echoes: Echoes, port: int, stack: AsyncExitStack, token: str, method: str, status: bytes
+async def test_calls_that_are_refused_and_nothing_is_kept_of_what_is_sent(
+    echoes: Echoes, port: int, stack: AsyncExitStack, method: str, more: Any, status: bytes
 ) -> None:
     client = await connected(stack, port)
-    client.call(token=token, method=method)
+    client.call(1, method, *more)
     headers = dict(Decoder().decode(await client.heard(Kind.HEADERS), raw=True))
+    assert headers[b":status"] == b"200"
     assert headers[b"grpc-status"] == status
+    assert await client.heard(Kind.RST_STREAM) == bytes(4)
     client.send(frame(Kind.DATA, 0, 1, bytes([0, 0, 255, 255, 255]) + bytes(1_000)) * 10)
     client.call(3)
     client.message(b"echo", 3)
@@ -157,8 +164,66 @@ async def test_who_is_not_meant_is_refused_and_nothing_is_kept_of_what_it_sends(
     assert [stream.id for each in echoes._open for stream in each.connection.streams] == [3]
 
 
-@pytest.mark.parametrize("hello", [b"", PREFACE[:5], HELLO])
-async def test_who_has_no_call_is_not_kept(
+async def test_what_is_no_call_is_answered_as_http(port: int, stack: AsyncExitStack) -> None:
+    client = await connected(stack, port)
+    headers = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "localhost")]
+    flags = Flag.END_HEADERS | Flag.END_STREAM
+    client.send(frame(Kind.HEADERS, flags, 1, client.encoder.encode(headers)))
+    told = dict(Decoder().decode(await client.heard(Kind.HEADERS), raw=True))
+    assert told == {b":status": b"415"}
+    client.call(3)
+    client.message(b"echo", 3)
+    assert (await client.heard(Kind.DATA))[5:] == b"echo"
+
+
+async def test_messages_may_be_compressed(port: int, stack: AsyncExitStack) -> None:
+    client = await connected(stack, port)
+    client.call(1, METHOD, ("grpc-encoding", "gzip"))
+    small = gzip.compress(b"a" * 1_000)
+    client.send(frame(Kind.DATA, 0, 1, b"\1" + len(small).to_bytes(4) + small))
+    assert (await client.heard(Kind.DATA))[5:] == b"a" * 1_000
+    assert await client.echoes()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content", "status", "why"),
+    [
+        ("identity", gzip.compress(b"x"), b"13", "no header that says how"),
+        ("gzip", b"what is this?", b"13", "gzip cannot read"),
+        ("gzip", gzip.compress(bytes(MAX_MESSAGE_BYTES + 1)), b"8", "a message of more than"),
+    ],
+)
+async def test_what_cannot_be_decompressed_ends_its_call_alone(
+    port: int, stack: AsyncExitStack, encoding: str, content: bytes, status: bytes, why: str
+) -> None:
+    client = await connected(stack, port)
+    for number in (1, 3):
+        client.call(number, METHOD, ("grpc-encoding", encoding))
+        await client.heard(Kind.HEADERS)
+    client.send(frame(Kind.DATA, 0, 1, b"\1" + len(content).to_bytes(4) + content[:16_000]))
+    for start in range(16_000, len(content), 16_000):
+        client.send(frame(Kind.DATA, 0, 1, content[start : start + 16_000]))
+    headers = dict(Decoder().decode(await client.heard(Kind.HEADERS), raw=True))
+    assert headers[b"grpc-status"] == status
+    assert why in headers[b"grpc-message"].decode()
+    client.message(b"echo", 3)
+    assert (await client.heard(Kind.DATA))[5:] == b"echo"
+
+
+async def test_who_has_no_call_yet_is_kept(
+    port: int, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "KEEPALIVE_SECONDS", 0.02)
+    monkeypatch.setattr(protocol, "PING_TIMEOUT_SECONDS", 0.5)
+    client = await connected(stack, port)
+    for _ in range(3):
+        client.send(frame(Kind.PING, Flag.ACK, 0, await client.heard(Kind.PING)))
+    client.call()
+    assert await client.echoes()
+
+
+@pytest.mark.parametrize("hello", [b"", PREFACE[:5]])
+async def test_who_does_not_begin_is_not_kept(
     port: int, stack: AsyncExitStack, hello: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "KEEPALIVE_SECONDS", 0.05)
@@ -251,7 +316,7 @@ async def encrypted(tls: Tls, stack: AsyncExitStack) -> tuple[Echoes, int]:
     certificates = Certificates(tls)
     made = Echoes(lambda: certificates.server_context(ask_clients=True))
     stack.push_async_callback(made.close)
-    return made, await made.start("127.0.0.1", 0)
+    return made, made.listen()
 
 
 async def test_it_goes_away_amid_handshakes(encrypted: Any, stack: AsyncExitStack) -> None:
@@ -310,7 +375,7 @@ def test_over_tls_with_either_event_loop(tls: Tls, run: Callable[[Coroutine[Any,
     async def call() -> None:
         certificates = Certificates(tls)
         made = Echoes(lambda: certificates.server_context(ask_clients=True))
-        port = await made.start("127.0.0.1", 0)
+        port = made.listen()
         for _ in range(5):
             reader, writer = await asyncio.open_connection(
                 "127.0.0.1", port, ssl=certificates.client_context(), server_hostname="127.0.0.1"
@@ -330,7 +395,7 @@ def test_over_tls_with_either_event_loop(tls: Tls, run: Callable[[Coroutine[Any,
 async def test_whoever_is_being_accepted_when_it_closes_is_closed() -> None:
     for turns in range(6):
         made = Echoes()
-        with socket.create_connection(("127.0.0.1", await made.start("127.0.0.1", 0))):
+        with socket.create_connection(("127.0.0.1", made.listen())):
             for _ in range(turns):
                 await asyncio.sleep(0)
             await made.close()
@@ -357,12 +422,12 @@ async def test_without_files_to_spare_it_accepts_later(
 
 async def test_a_port_that_is_taken(port: int) -> None:
     with pytest.raises(OSError, match="Address already in use"):
-        await Echoes().start("127.0.0.1", port)
+        Echoes().bind("127.0.0.1", port)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::", "localhost"])
 async def test_hosts(echoes: Echoes, stack: AsyncExitStack, host: str) -> None:
     """All of IPv6 is all of IPv4, too."""
-    client = await connected(stack, await echoes.start(host, 0))
+    client = await connected(stack, echoes.listen(host))
     client.call()
     assert await client.echoes()

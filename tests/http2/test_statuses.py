@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from google.protobuf.any_pb2 import Any
 from google.rpc.status_pb2 import Status
+from hpack import Decoder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheservice.errors import InvalidArgument, Unavailable
-from cacheservice.http2.alternative import OFFER, Alternative, offered
-from cacheservice.http2.statuses import CallStatus, status_of, trailers
+from cacheservice.http2.statuses import CallStatus, is_call, status_of, timeout_of, trailers
 from cacheservice.http2.stream import End
 from cacheservice.wire import from_call
 
@@ -18,9 +18,9 @@ from cacheservice.wire import from_call
 @given(st.integers(0, 16), st.text(max_size=50), st.binary(max_size=50))
 def test_what_is_told_is_what_was_said(code: int, message: str, details: bytes) -> None:
     status = CallStatus(code, message.encode("utf-8", "replace").decode(), details)
-    headers = trailers(status)
-    assert all(value.isascii() and value.isprintable() for _, value in headers)
-    assert status_of(End(dict(headers))) == status
+    headers = {str(name): str(value) for name, value in Decoder().decode(trailers(status))}
+    assert all(value.isascii() and value.isprintable() for value in headers.values())
+    assert status_of(End(headers)) == status
 
 
 @pytest.mark.parametrize("code", ["", "x", "-1", "1.5", "\u0663", "9" * 5_000])
@@ -49,11 +49,31 @@ def test_calls_without_a_status() -> None:
     assert isinstance(from_call(*status_of(End({}, "cut"))), Unavailable)
 
 
-def test_offers() -> None:
-    offer = Alternative(7_000, "token")
-    assert offered(dict([offer.offer()])) == offer
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1H", 3_600), ("2M", 120), ("3S", 3), ("40m", 0.04), ("50u", 0.00005), ("99999999n", 0.099999999)],
+)
+def test_timeouts(text: str, seconds: float) -> None:
+    assert timeout_of({"grpc-timeout": text}) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "7000", "7000 ", "0 t", "65536 t", "-1 t", "x t", " t", "\u0663 t"])
-def test_offers_that_are_none(text: str) -> None:
-    assert offered({OFFER: text}) is None
+@pytest.mark.parametrize("text", ["", "S", "1", "1s", "1.5S", "-1S", "123456789S", "\u0663S", " 1S"])
+def test_timeouts_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="grpc-timeout"):
+        timeout_of({"grpc-timeout": text})
+
+
+@pytest.mark.parametrize(
+    ("method", "content_type", "expected"),
+    [
+        ("POST", "application/grpc", True),
+        ("POST", "application/grpc+proto", True),
+        ("POST", "application/grpc;charset=utf-8", True),
+        ("POST", "application/grpc-web", False),
+        ("POST", "text/application/grpc", False),
+        ("POST", "", False),
+        ("GET", "application/grpc", False),
+    ],
+)
+def test_what_a_call_is(method: str, content_type: str, expected: bool) -> None:
+    assert is_call({":method": method, "content-type": content_type}) is expected

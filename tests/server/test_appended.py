@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheservice.server.appended import joined, with_reads
+from cacheservice.server.appended import with_reads
 from cacheservice.v1 import cache_pb2 as pb
 
 VALUES = st.one_of(
@@ -28,14 +28,3 @@ def test_values_are_those_of_the_response(values: list[bytes]) -> None:
     expected.get.outcomes.extend(outcomes)  # type: ignore[arg-type]
     expected.get.values.extend(values)
     assert pb.ExchangeResponse.FromString(whole) == expected
-
-
-@given(st.lists(VALUES, min_size=1, max_size=5))
-def test_answers_are_more_of_the_first(batches: list[list[bytes]]) -> None:
-    answers = []
-    for number, values in enumerate(batches):
-        answers.append(response(number, values))
-        answers[-1].get.values.extend(values)
-    whole = pb.ExchangeResponse.FromString(joined([answer.SerializeToString() for answer in answers]))
-    answers[0].more.extend(answers[1:])
-    assert whole == answers[0]

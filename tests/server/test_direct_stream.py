@@ -1,4 +1,4 @@
-"""Streams at the port for streams: how much is begun, and how they end."""
+"""Streams: how much is begun, and how they end."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 
 from cacheservice.errors import InvalidArgument
 from cacheservice.http2 import frames
-from cacheservice.http2.alternative import TOKEN as TOKEN_HEADER
 from cacheservice.http2.client_stream import ClientStream, StreamFailed
 from cacheservice.http2.protocol import Http2Protocol
-from cacheservice.http2.server import StreamServer
+from cacheservice.http2.server import Server
 from cacheservice.http2.statuses import request
 from cacheservice.server.direct_stream import MAX_AT_WORK, MAX_UNSENT_BYTES, DirectStream
 from cacheservice.server.streams import Streams
@@ -22,7 +21,7 @@ from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import from_call
 
 MiB = 1024 * 1024
-METHOD, TOKEN = "/test/Method", "secret"
+METHOD = "/test/Method"
 
 
 class Work:
@@ -55,7 +54,7 @@ class Caller:
     def __init__(self, protocol: Http2Protocol) -> None:
         self.protocol = protocol
         self.answers: list[bytes] = []
-        headers = [*request(METHOD, "localhost", is_tls=False), (TOKEN_HEADER, TOKEN)]
+        headers = request(METHOD, "localhost", is_tls=False)
         self.stream = ClientStream(protocol, headers, self._receive, lambda: None)
 
     def ask(self, key: str, size: int = 1) -> None:
@@ -103,9 +102,11 @@ def streams() -> Streams:
 @pytest.fixture
 async def port(stack: AsyncExitStack, streams: Streams, work: Work) -> int:
     handler = streams.handler(pb.GetRequest.FromString, work.begin)
-    server = StreamServer({METHOD: handler}, TOKEN, 64 * MiB)
+    server = Server({METHOD: handler}, 64 * MiB)
     stack.push_async_callback(server.close)
-    return await server.start("127.0.0.1", 0)
+    port = server.bind("127.0.0.1", 0)
+    server.start()
+    return port
 
 
 @pytest.fixture

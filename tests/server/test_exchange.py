@@ -18,15 +18,15 @@ from cacheservice.node.columns import Reads
 from cacheservice.node.operations import GetOutcome
 from cacheservice.server.admission import Admission
 from cacheservice.server.app import NodeServer
-from cacheservice.server.cache_service import CacheServicer
 from cacheservice.server.direct_stream import MAX_AT_WORK
-from cacheservice.server.exchange import Exchange
-from cacheservice.server.guard import TolerantServer
-from cacheservice.server.streams import MAX_JOINED_BYTES, Streams
+from cacheservice.server.exchange import Exchange, requests
+from cacheservice.server.methods import Methods
+from cacheservice.server.streams import Streams
 from cacheservice.v1 import cache_pb2 as pb
-from cacheservice.v1.cache_pb2_grpc import CacheServiceStub, add_CacheServiceServicer_to_server
-from cacheservice.wire import from_rpc_error, from_status
+from cacheservice.v1.cache_pb2_grpc import CacheServiceStub
+from cacheservice.wire import EXCHANGE, from_rpc_error, from_status
 from tests.server.conftest import StartNode
+from tests.server.serving import serving as serving_methods
 
 MiB = 1024 * 1024
 HIT, MISS, STALE = pb.GET_OUTCOME_HIT, pb.GET_OUTCOME_MISS, pb.GET_OUTCOME_STALE
@@ -94,26 +94,8 @@ async def test_one_message_may_carry_several_batches(start_node: StartNode) -> N
         ),
     )
     assert [answer.batch_id for answer in answers] == [1, 2, 3, 4]
-    assert not any(answer.more for answer in answers)
     assert list(answers[1].get.values) == [b"1", b"2"]
     assert list(answers[3].get.values) == [b"", b"2"]
-
-
-async def test_answers_that_are_ready_together_come_together_for_who_asks_for_it(
-    start_node: StartNode,
-) -> None:
-    channel = await start_node()
-    large = bytes(MAX_JOINED_BYTES)
-    await exchange(channel, writes(1, {"a": b"1", "large": large}))
-    message = carrying(
-        reads(2, "a"), reads(3, "b"), reads(4, *["a"] * 100), reads(5, "large"), join_answers=True
-    )
-    [joined, alone] = await exchange(channel, message)
-    assert [joined.batch_id, *(answer.batch_id for answer in joined.more)] == [2, 3, 4]
-    assert list(joined.get.values) == [b"1"]
-    assert list(joined.more[0].get.outcomes) == [MISS]
-    assert list(joined.more[1].get.values) == [b"1"] * 100
-    assert (alone.batch_id, alone.get.values[0], len(alone.more)) == (5, large, 0)
 
 
 async def test_a_message_may_carry_more_slow_batches_than_the_node_begins_at_once() -> None:
@@ -360,15 +342,8 @@ async def serving(batches: SlowBatches, admission: Admission | None = None) -> A
         admission = Admission(1_000)
         admission.is_open = True
     settings = Settings()
-    exchanged = Exchange(batches, admission, settings, lambda: 1)  # type: ignore[arg-type]
-    server = grpc.aio.server()
-    parts: Any = None, settings, admission, exchanged, Streams(), None, None
-    registering: Any = TolerantServer(server)
-    add_CacheServiceServicer_to_server(CacheServicer(*parts), registering)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield CacheServiceStub(channel)
-    finally:
-        await server.stop(0)
+    exchange = Exchange(batches, admission, settings, lambda: 1)  # type: ignore[arg-type]
+    methods = Methods()
+    methods.handlers[EXCHANGE] = Streams().handler(pb.ExchangeRequest.FromString, exchange.begin, requests)
+    async with serving_methods(methods) as channel:
+        yield CacheServiceStub(channel)

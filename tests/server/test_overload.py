@@ -15,9 +15,11 @@ from cacheservice.errors import NotReady, Overloaded
 from cacheservice.node.operations import Answer, Get, GetOutcome, GetResult, Operation
 from cacheservice.server.admission import OVERLOAD_RETRY_MS, Admission
 from cacheservice.server.cache_service import CacheServicer
+from cacheservice.server.methods import Methods
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.v1.cache_pb2_grpc import CacheServiceStub, add_CacheServiceServicer_to_server
 from cacheservice.wire import from_rpc_error
+from tests.server.serving import serving as serving_methods
 
 
 class SlowNode:
@@ -46,16 +48,11 @@ def admission(limit: int) -> Admission:
 
 @asynccontextmanager
 async def serving(node: SlowNode, in_flight: Admission) -> AsyncIterator[Any]:
-    server = grpc.aio.server()
-    parts: Any = node, Settings(), in_flight, None, None, None, None
-    add_CacheServiceServicer_to_server(CacheServicer(*parts), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield CacheServiceStub(channel)
-    finally:
-        await server.stop(0)
+    methods: Any = Methods()
+    parts: Any = node, Settings(), in_flight, None, None
+    add_CacheServiceServicer_to_server(CacheServicer(*parts), methods)
+    async with serving_methods(methods) as channel:
+        yield CacheServiceStub(channel)
 
 
 async def test_requests_beyond_the_limit_are_refused_at_once_and_told_when_to_return() -> None:

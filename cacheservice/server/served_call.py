@@ -1,0 +1,187 @@
+"""A call of a servicer's method: its messages, its deadline, and the status with which it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from cacheservice.errors import AnswerTooLarge, CacheServiceError, InvalidArgument
+from cacheservice.http2 import statuses
+from cacheservice.http2.call import Call
+from cacheservice.http2.statuses import CallStatus
+from cacheservice.http2.stream import End
+from cacheservice.server.completion import call_status, defect
+
+MAX_REQUESTS = 16
+"""Of a call of many, that wait to be taken; then the caller is told to send no more."""
+
+
+class Method(NamedTuple):
+    """What a servicer does for a call, by how many messages come and go.
+
+    `work` is given the request, or an iterator of requests, and the call. It gives an awaitable, of the
+    response if there is a single one, or an iterator of responses.
+    """
+
+    work: Callable[[Any, Any], Any]
+    parse: Callable[[bytes], Any]
+    serialize: Callable[[Any], bytes]
+    has_many_requests: bool
+    has_many_responses: bool
+
+
+class Aborted(Exception):
+    """Raised by `abort`, for the method to end."""
+
+    def __init__(self, status: CallStatus) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
+class ServedCall:
+    """Receives what the caller sends, and is the context that the servicer's method is given."""
+
+    def __init__(self, method: Method, call: Call, on_end: Callable[[ServedCall], None]) -> None:
+        self._method = method
+        self._call = call
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self.deadline = None if call.timeout is None else self._loop.time() + call.timeout
+        """When the caller waits no longer, by the event loop's clock; None for a caller with patience."""
+        self._requests: deque[bytes] = deque()
+        self._has_all = False
+        self._is_open = True
+        self._why: CallStatus | None = None
+        """What to tell the caller when the method is cancelled."""
+        self._progress: asyncio.Future[None] | None = None
+        """Done when there are more requests, or the caller takes more responses."""
+        self._task: asyncio.Task[None] | None = None
+        if method.has_many_responses:
+            call.respond()
+        if method.has_many_requests:
+            self._task = self._loop.create_task(self._serve(self._each_request))
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline; None when the caller gave none."""
+        return None if self.deadline is None else max(0.0, self.deadline - self._loop.time())
+
+    async def write(self, response: Any) -> None:
+        """Sends one of many responses; returns when the caller takes more."""
+        self._call.send(self._method.serialize(response))
+        while self._call.is_blocked:
+            await self._next()
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", _: Sequence[object] = ()) -> NoReturn:
+        """Ends the call; for servicers that are made for grpcio's server. Metadata is not sent."""
+        raise Aborted(CallStatus(code.value[0], details))
+
+    def cancel(self, status: CallStatus) -> asyncio.Task[None] | None:
+        """Ends the call with that status, and its method with CancelledError; the method's task, if any."""
+        self._why = status
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self._end(status)
+        return self._task
+
+    def headers_received(self, headers: dict[str, str]) -> None:
+        """Of a caller there are none but the first."""
+
+    def message_received(self, message: bytes) -> None:
+        if not self._is_open:
+            return
+        self._requests.append(message)
+        if not self._method.has_many_requests and len(self._requests) > 1:
+            self._end(CallStatus(statuses.UNIMPLEMENTED, "more than one request in a call of one"))
+        if len(self._requests) >= MAX_REQUESTS:
+            self._call.pause()
+        self._go_on()
+
+    def sending_ended(self) -> None:
+        self._has_all = True
+        if self._method.has_many_requests:
+            self._go_on()
+        elif not self._requests:
+            self._end(CallStatus(statuses.UNIMPLEMENTED, "no request in a call of one"))
+        elif self._is_open:
+            self._task = self._loop.create_task(self._serve(self._the_request))
+
+    def stream_ended(self, end: End) -> None:  # noqa: ARG002
+        """The caller has gone: as with grpcio, the method is cancelled."""
+        if self._is_open:
+            self._is_open = False
+            if self._task is not None:
+                self._task.cancel()
+            self._on_end(self)
+
+    def writable(self) -> None:
+        self._go_on()
+
+    async def _serve(self, requested: Callable[[], Any]) -> None:
+        """Has the method do what is asked for, and tells the caller what comes of it."""
+        try:
+            work = self._method.work(requested(), self)
+            if not self._method.has_many_responses:
+                message = self._method.serialize(await work)
+                if len(message) > self._call.max_message_bytes:
+                    raise AnswerTooLarge("the answer exceeds one message; ask for less of it")
+                self._answer(message)
+                return
+            if isinstance(work, Awaitable):
+                await work
+            else:
+                async for response in work:
+                    await self.write(response)
+            self._end(CallStatus(statuses.OK))
+        except Aborted as aborted:
+            self._end(aborted.status)
+        except CacheServiceError as error:
+            self._end(call_status(error))
+        except asyncio.CancelledError:
+            self._end(self._why or CallStatus(statuses.CANCELLED, "the call was cancelled"))
+        except Exception:
+            self._end(call_status(defect()))
+
+    def _the_request(self) -> Any:
+        return self._parsed(self._requests.popleft())
+
+    async def _each_request(self) -> AsyncIterator[Any]:
+        while self._requests or not self._has_all:
+            if self._requests:
+                request = self._requests.popleft()
+                self._call.resume()
+                yield self._parsed(request)
+            else:
+                await self._next()
+
+    def _parsed(self, message: bytes) -> Any:
+        try:
+            return self._method.parse(message)
+        except DecodeError as error:
+            raise InvalidArgument.of("request", "a message of its type", str(error)) from None
+
+    async def _next(self) -> None:
+        self._progress = self._loop.create_future()
+        await self._progress
+
+    def _go_on(self) -> None:
+        if self._progress is not None and not self._progress.done():
+            self._progress.set_result(None)
+
+    def _answer(self, message: bytes) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._call.answer(message)
+            self._on_end(self)
+
+    def _end(self, status: CallStatus) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._requests.clear()
+            self._call.finish(status)
+            self._on_end(self)
