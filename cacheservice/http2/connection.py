@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hpack import Decoder, Encoder
 from hpack.exceptions import HPACKError
 
-from cacheservice.http2 import frames, statuses
+from cacheservice.http2 import frames, requests, statuses
 from cacheservice.http2.frames import ErrorCode, Flag, Kind, ProtocolError, Setting, parse_header
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import WINDOW_BYTES, End, Headers, Receiver, Stream, TooLarge, Unreadable
@@ -25,6 +25,10 @@ _LARGE_BYTES = 4_096
 _LARGE_PART = 16
 """From so many bytes on it costs less to refer to a part of what came in than to copy it; but that keeps all
 of it in memory, of which it should be a sixteenth at least."""
+
+_KNOWN = frozenset(int(kind) for kind in Kind)
+_OF_THE_CONNECTION = frozenset((int(Kind.SETTINGS), int(Kind.PING), int(Kind.GOAWAY)))
+"""Kinds that have no stream; WINDOW_UPDATE may have one, all others have."""
 
 Write = Callable[[bytes], object]
 WriteMany = Callable[[list[bytes | memoryview]], object]
@@ -88,6 +92,7 @@ class Connection:
             Setting.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
             Setting.INITIAL_WINDOW_SIZE: WINDOW_BYTES,
             Setting.MAX_FRAME_SIZE: frames.MAX_FRAME_BYTES,
+            Setting.MAX_HEADER_LIST_SIZE: MAX_HEADER_BYTES,
         }
         preface = frames.PREFACE if self._accept is None else b""
         if self._accept is not None:
@@ -238,6 +243,8 @@ class Connection:
             if not self._left:
                 self._count_idle()
             return
+        if stream.has_all:
+            raise ProtocolError(ErrorCode.STREAM_CLOSED, "DATA after the last")
         if payload:
             self._idle_frames = 0
         else:
@@ -256,6 +263,8 @@ class Connection:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "headers that were not continued")
         if not self.is_ready and kind != Kind.SETTINGS:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "no SETTINGS at first")
+        if bool(stream) == (kind in _OF_THE_CONNECTION) and kind != Kind.WINDOW_UPDATE and kind in _KNOWN:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"a frame of kind {kind} for stream {stream}")
         match kind:
             case Kind.HEADERS:
                 self._continued = (stream, flags)
@@ -274,6 +283,10 @@ class Connection:
                 self._reset(stream, frames.parse_uint32(payload, "RST_STREAM"))
             case Kind.GOAWAY:
                 self._goaway(frames.parse_uint32(payload, "GOAWAY"))
+            case Kind.PRIORITY:
+                if len(payload) != 5:
+                    raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of a strange length")
+                self._count_idle()
             case Kind.PUSH_PROMISE:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE")
             case _:
@@ -294,33 +307,39 @@ class Connection:
             raise ProtocolError(
                 ErrorCode.COMPRESSION_ERROR, f"headers that cannot be read: {error}"
             ) from None
-        headers = {_text(name): _text(value) for name, value in decoded}
+        fields = [(_text(name), _text(value)) for name, value in decoded]
         stream = self._streams.get(number)
+        is_last = bool(first_flags & Flag.END_STREAM)
         if stream is None and self._accept is not None and number > self._last_theirs:
-            stream = self._accepted(number, headers, has_all=bool(first_flags & Flag.END_STREAM))
+            self._accepted(number, fields, has_all=is_last)
         elif stream is None:
             self._check_was_open(number)
-        elif first_flags & Flag.END_STREAM:
-            self._theirs_ended(stream, headers)
-            return
+        elif is_last and not stream.has_all:
+            self._theirs_ended(stream, dict(fields))
+        elif self._accept is None:
+            stream.receiver.headers_received(dict(fields))
         else:
-            stream.receiver.headers_received(headers)
-        if stream is not None and first_flags & Flag.END_STREAM:
-            self._theirs_ended(stream, headers)
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "headers amid a request, or after it")
 
-    def _accepted(self, number: int, headers: dict[str, str], *, has_all: bool) -> Stream | None:
+    def _accepted(self, number: int, fields: list[tuple[str, str]], *, has_all: bool) -> None:
         if number % 2 == 0:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a client's stream with an even number")
         self._last_theirs = number
         if self.is_going_away or len(self._streams) >= MAX_STREAMS:
             self.write(frames.reset(number, ErrorCode.REFUSED_STREAM))
-            return None
+            return
         assert self._accept is not None
+        try:
+            headers = requests.checked(fields)
+        except requests.Malformed:
+            self.write(frames.reset(number, ErrorCode.PROTOCOL_ERROR))
+            return
         stream = self._new_stream(number)
         stream.response = statuses.RESPONSE
         stream.has_all = has_all
         self._accept(stream, headers)
-        return stream
+        if has_all:
+            self._theirs_ended(stream, headers)
 
     def _theirs_ended(self, stream: Stream, headers: dict[str, str]) -> None:
         """The other side has sent all that it will; a server's stream ends with that."""
@@ -342,9 +361,13 @@ class Connection:
 
     def _settings(self, flags: int, payload: bytes) -> None:
         if flags & Flag.ACK:
+            if payload:
+                raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS that were taken, with others")
             return
         self._count_idle()
         values = frames.parse_settings(payload)
+        if values.get(Setting.ENABLE_PUSH, 0) > 1:
+            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a push that is neither on nor off")
         if Setting.INITIAL_WINDOW_SIZE in values:
             size = values[Setting.INITIAL_WINDOW_SIZE]
             if size > frames.MAX_WINDOW:

@@ -1,4 +1,4 @@
-"""A stream whose caller came to the port for streams: requests are begun as they arrive, in one callback."""
+"""A stream of requests, which are begun as they arrive, and answered in one callback where nothing is to be waited for."""
 
 from __future__ import annotations
 

@@ -181,6 +181,21 @@ BAD = {
     "a reset of a stream that never was": (frames.reset(9, ErrorCode.CANCEL), ErrorCode.PROTOCOL_ERROR),
     "RST_STREAM cut off": (frame(Kind.RST_STREAM, 0, 1, b"abc"), ErrorCode.FRAME_SIZE_ERROR),
     "GOAWAY cut off": (frame(Kind.GOAWAY, 0, 0), ErrorCode.FRAME_SIZE_ERROR),
+    "GOAWAY of a stream": (frame(Kind.GOAWAY, 0, 1, bytes(8)), ErrorCode.PROTOCOL_ERROR),
+    "PING of a stream": (frame(Kind.PING, 0, 1, bytes(8)), ErrorCode.PROTOCOL_ERROR),
+    "SETTINGS of a stream": (frame(Kind.SETTINGS, 0, 1), ErrorCode.PROTOCOL_ERROR),
+    "SETTINGS that are taken, with more": (
+        frame(Kind.SETTINGS, Flag.ACK, 0, bytes(6)),
+        ErrorCode.FRAME_SIZE_ERROR,
+    ),
+    "a push that is neither on nor off": (
+        frames.settings({Setting.ENABLE_PUSH: 2}),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
+    "PRIORITY of no stream": (frame(Kind.PRIORITY, 0, 0, bytes(5)), ErrorCode.PROTOCOL_ERROR),
+    "PRIORITY cut off": (frame(Kind.PRIORITY, 0, 1, b"abc"), ErrorCode.FRAME_SIZE_ERROR),
+    "headers of no stream": (frame(Kind.HEADERS, END_HEADERS, 0), ErrorCode.PROTOCOL_ERROR),
+    "a reset of no stream": (frames.reset(0, ErrorCode.CANCEL), ErrorCode.PROTOCOL_ERROR),
 }
 
 
@@ -193,6 +208,53 @@ def test_settings_come_first() -> None:
     connection = Connection(lambda _: None, lambda _: None, MAX_MESSAGE_BYTES, lambda _, __: None)
     with pytest.raises(ProtocolError, match="no SETTINGS at first"):
         connection.receive(PREFACE + frame(Kind.DATA, 0, 1, b"x"))
+
+
+def test_after_the_last_of_a_request_comes_no_more(server: Victim) -> None:
+    server.receive(frame(Kind.DATA, END_STREAM, 1, b"\0\0\0\0\1x"))
+    server.refuses(frame(Kind.DATA, 0, 1, b"x"), ErrorCode.STREAM_CLOSED)
+
+
+@pytest.mark.parametrize("flags", [END_HEADERS, END_HEADERS | END_STREAM])
+def test_nor_headers(server: Victim, flags: int) -> None:
+    server.receive(frame(Kind.DATA, END_STREAM, 1))
+    server.refuses(server.headers(1, flags), ErrorCode.PROTOCOL_ERROR)
+
+
+def test_headers_amid_a_request(server: Victim) -> None:
+    server.refuses(server.headers(1), ErrorCode.PROTOCOL_ERROR)
+
+
+def test_headers_at_the_end_of_a_request_are_its_end(server: Victim) -> None:
+    server.receive(server.headers(1, END_HEADERS | END_STREAM))
+    assert server.heard[0].is_last
+
+
+METHOD, SCHEME, PATH = (":method", "POST"), (":scheme", "http"), (":path", "/a/B")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [SCHEME, PATH],
+        [METHOD, PATH],
+        [METHOD, SCHEME],
+        [METHOD, SCHEME, (":path", "")],
+        [METHOD, METHOD, SCHEME, PATH],
+        [METHOD, SCHEME, ("te", "trailers"), PATH],
+        [METHOD, SCHEME, PATH, (":status", "200")],
+        [METHOD, SCHEME, PATH, (":what", "x")],
+        [METHOD, SCHEME, PATH, ("Content-Type", "application/grpc")],
+        [METHOD, SCHEME, PATH, ("connection", "close")],
+        [METHOD, SCHEME, PATH, ("te", "gzip")],
+    ],
+    ids=str,
+)
+def test_a_malformed_request_is_reset_alone(server: Victim, fields: list[tuple[str, str]]) -> None:
+    server.receive(frame(Kind.HEADERS, END_HEADERS, 3, server.encoder.encode(fields)))
+    assert server.written[-1] == frames.reset(3, ErrorCode.PROTOCOL_ERROR)
+    server.receive(frame(Kind.DATA, END_STREAM, 3, b"\0\0\0\0\1x"))
+    assert [stream.id for stream in server.connection.streams] == [1]
 
 
 def test_streams_of_clients_have_odd_numbers_that_grow(server: Victim) -> None:
