@@ -80,7 +80,7 @@ class ClusterIdMismatch(FailedPrecondition):
 
     @classmethod
     def of(cls, own: str, meant: str) -> ClusterIdMismatch:
-        return cls(f"this is a node of cluster {own!r}, not of {meant!r}")
+        return cls(f"this is a node of cluster {own!r}, not of {shown(meant)}")
 
 
 class ClusterSettingsMismatch(FailedPrecondition):
@@ -92,7 +92,7 @@ class NodeIdMismatch(FailedPrecondition):
 
     @classmethod
     def of(cls, own: str, meant: str) -> NodeIdMismatch:
-        return cls(f"this is node {own!r}, not {meant!r}")
+        return cls(f"this is node {own!r}, not {shown(meant)}")
 
 
 class NodeIdTaken(FailedPrecondition):

@@ -42,6 +42,10 @@ class Call:
         """Ends the call with its only message."""
         self._stream.answer(message, statuses.END)
 
+    def cancel(self) -> None:
+        """Ends the call at once, without the rest of what was sent."""
+        self._stream.cancel()
+
     def pause(self) -> None:
         self._stream.pause()
 
@@ -54,4 +58,4 @@ class Call:
 
 
 Handler = Callable[[Call], Receiver]
-"""Is given a call that has begun, and gives who receives its messages."""
+"""Is given a call that has begun, and gives who receives its messages, before it ends."""

@@ -10,13 +10,26 @@ from hpack.exceptions import HPACKError
 from cacheservice.http2 import frames, requests, statuses
 from cacheservice.http2.frames import ErrorCode, Flag, Kind, ProtocolError, Setting, parse_header
 from cacheservice.http2.statuses import CallStatus
-from cacheservice.http2.stream import WINDOW_BYTES, End, Headers, Receiver, Stream, TooLarge, Unreadable
+from cacheservice.http2.stream import (
+    WINDOW_BYTES,
+    End,
+    Headers,
+    Receiver,
+    Stream,
+    TooLarge,
+    Unreadable,
+)
 
 WINDOW_OF_ALL_BYTES = 4 * WINDOW_BYTES
 """That the other side may send on all streams together before it is told that it arrived."""
 MAX_STREAMS = 1_000
 """That the other side may have open at a time."""
 MAX_HEADER_BYTES = 16_384
+"""Of a call's headers, as RFC 9113 counts them; a call with more is refused."""
+MAX_BLOCK_BYTES = 65_536
+"""Of headers as they travel, and of what they stand for: more costs the connection."""
+MAX_UNSENT_BYTES = 64 * 1024 * 1024
+"""That wait on all streams for the other side to take them; as long as there are more no stream is opened."""
 MAX_IDLE_FRAMES = 10_000
 """Frames that ask for an answer or end a stream, between two ticks and without a message: more are an attack
 (CVE-2019-9512, CVE-2023-44487)."""
@@ -33,7 +46,7 @@ _OF_THE_CONNECTION = frozenset((int(Kind.SETTINGS), int(Kind.PING), int(Kind.GOA
 Write = Callable[[bytes], object]
 WriteMany = Callable[[list[bytes | memoryview]], object]
 Accept = Callable[[Stream, dict[str, str]], None]
-"""Is given each stream that the other side opens, and its headers; has to give it its receiver."""
+"""Is given each stream that the other side opens, and its headers; gives it its receiver, or ends it."""
 
 
 class Connection:
@@ -51,6 +64,8 @@ class Connection:
         self.send_window = frames.FIRST_WINDOW
         self.frame_bytes = frames.FIRST_FRAME_BYTES
         """That the payload of a frame which is sent may have."""
+        self.unsent_bytes = 0
+        """Of messages, on all streams."""
         self.is_paused = False
         """Whether the socket takes nothing at present; see `paused`."""
         self.is_ready = False
@@ -67,6 +82,10 @@ class Connection:
         """Flags and stream of that frame."""
         self._preface = b"" if accept is None else frames.PREFACE
         self._streams: dict[int, Stream] = {}
+        self._waiting: dict[int, Stream] = {}
+        """Those that have something to send."""
+        self._has_progress = False
+        """Whether the windows have become larger."""
         self._last_theirs = 0
         self._last_ours = -1
         self._first_window = frames.FIRST_WINDOW
@@ -78,7 +97,7 @@ class Connection:
         self._continued: tuple[int, int] | None = None
         """Stream and flags of the headers of which more is to come."""
         self._encoder = Encoder()
-        self._decoder = Decoder(max_header_list_size=MAX_HEADER_BYTES)
+        self._decoder = Decoder(max_header_list_size=MAX_BLOCK_BYTES)
 
     @property
     def streams(self) -> list[Stream]:
@@ -131,6 +150,9 @@ class Connection:
         """Takes what has come in."""
         try:
             self._receive(data)
+            if self._has_progress:
+                self._has_progress = False
+                self._progress()
         except ProtocolError as error:
             self.write(frames.goaway(self._last_theirs, error.code, error.why))
             raise
@@ -141,6 +163,7 @@ class Connection:
         self._why = why
         streams = list(self._streams.values())
         self._streams.clear()
+        self._waiting.clear()
         for stream in streams:
             stream._end(End({}, why))
 
@@ -152,33 +175,52 @@ class Connection:
             self.pump()
             self._tell_writable()
 
-    def pump(self) -> None:
-        """Sends what waits, a frame of each stream in turn, as far as the windows allow."""
+    def pump(self, stream: Stream | None = None) -> None:
+        """Sends what waits, of the stream, too, a frame of each in turn, as far as the windows allow."""
+        if stream is not None:
+            self._waiting[stream.id] = stream
         parts: list[bytes | memoryview] = []
         if not self.is_paused:
-            waiting = list(self._streams.values())
+            waiting = list(self._waiting.values())
             while waiting:
                 waiting = [stream for stream in waiting if self._cut(stream, parts)]
         if parts:
             self.write_many(parts)
 
+    def has(self, stream: Stream) -> bool:
+        """Whether the stream has not ended on either side."""
+        return stream.id in self._streams
+
     def forget(self, stream: Stream, code: ErrorCode | None = None) -> None:
         """Takes leave of a stream; with a code, the other side is told that it has ended."""
+        self._waiting.pop(stream.id, None)
         if self._streams.pop(stream.id, None) is not None and code is not None:
             self.write(frames.reset(stream.id, code))
+
+    def refuse(self, stream: Stream, error: TooLarge | Unreadable) -> None:
+        """Ends a stream with a message of no use; a client is told so by the status of its call."""
+        why = str(error)
+        stream._end(End({}, why))
+        if self._accept is None:
+            self.forget(stream, ErrorCode.CANCEL)
+        else:
+            code = statuses.RESOURCE_EXHAUSTED if isinstance(error, TooLarge) else statuses.INTERNAL
+            stream.finish(statuses.trailers(CallStatus(code, why)))
 
     def _cut(self, stream: Stream, parts: list[bytes | memoryview]) -> bool:
         cut = stream._cut(self.send_window)
         if cut and stream.id in self._streams:
             self.send_window -= len(cut[1])
+        self._waiting.pop(stream.id, None)
+        if stream.is_waiting and stream.id in self._streams:
             # To the end, so that the others come first when the window is open again.
-            self._streams[stream.id] = self._streams.pop(stream.id)
+            self._waiting[stream.id] = stream
         parts += cut
         return bool(cut)
 
     def _tell_writable(self) -> None:
         for stream in list(self._streams.values()):
-            if not stream.is_blocked:
+            if not (stream.is_blocked or stream.has_ended):
                 stream.receiver.writable()
 
     def _new_stream(self, number: int) -> Stream:
@@ -203,7 +245,7 @@ class Connection:
             stream &= frames.MAX_WINDOW
             length = upper << 8 | lower
             is_data = kind == Kind.DATA and self.is_ready and self._continued is None
-            if length > (frames.MAX_FRAME_BYTES if is_data else frames.FIRST_FRAME_BYTES):
+            if length > (frames.MAX_FRAME_BYTES if is_data else MAX_BLOCK_BYTES):
                 raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length:,} bytes")
             start = position + frames.HEADER_BYTES
             end = start + length
@@ -243,18 +285,18 @@ class Connection:
             if not self._left:
                 self._count_idle()
             return
-        if stream.has_all:
-            raise ProtocolError(ErrorCode.STREAM_CLOSED, "DATA after the last")
-        if payload:
-            self._idle_frames = 0
-        else:
+        if stream.has_ended or not payload:
             self._count_idle()
-        try:
-            stream._receive(payload, length)
-        except TooLarge as error:
-            self._refuse(stream, statuses.RESOURCE_EXHAUSTED, str(error))
-        except Unreadable as error:
-            self._refuse(stream, statuses.INTERNAL, str(error))
+        else:
+            self._idle_frames = 0
+        if stream.has_all:
+            self._break(stream, ErrorCode.STREAM_CLOSED, "DATA after the last")
+            return
+        if not stream.has_ended:
+            try:
+                stream._receive(payload, length)
+            except (TooLarge, Unreadable) as error:
+                self.refuse(stream, error)
         if flags & Flag.END_STREAM:
             self._theirs_ended(stream, {})
 
@@ -294,7 +336,7 @@ class Connection:
 
     def _continue(self, flags: int, block: bytes) -> None:
         self._headers += block
-        if len(self._headers) > MAX_HEADER_BYTES:
+        if len(self._headers) > MAX_BLOCK_BYTES:
             raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "headers without end")
         self._count_idle()
         if not flags & Flag.END_HEADERS or self._continued is None:
@@ -302,7 +344,7 @@ class Connection:
         (number, first_flags), self._continued = self._continued, None
         whole, self._headers = self._headers, b""
         try:
-            decoded = self._decoder.decode(whole)
+            decoded = self._decoder.decode(whole, raw=True)
         except HPACKError as error:
             raise ProtocolError(
                 ErrorCode.COMPRESSION_ERROR, f"headers that cannot be read: {error}"
@@ -319,13 +361,14 @@ class Connection:
         elif self._accept is None:
             stream.receiver.headers_received(dict(fields))
         else:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "headers amid a request, or after it")
+            self._break(stream, ErrorCode.PROTOCOL_ERROR, "headers amid a request, or after it")
 
     def _accepted(self, number: int, fields: list[tuple[str, str]], *, has_all: bool) -> None:
         if number % 2 == 0:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a client's stream with an even number")
         self._last_theirs = number
-        if self.is_going_away or len(self._streams) >= MAX_STREAMS:
+        has_room = len(self._streams) < MAX_STREAMS and self.unsent_bytes <= MAX_UNSENT_BYTES
+        if self.is_going_away or not has_room:
             self.write(frames.reset(number, ErrorCode.REFUSED_STREAM))
             return
         assert self._accept is not None
@@ -337,27 +380,26 @@ class Connection:
         stream = self._new_stream(number)
         stream.response = statuses.RESPONSE
         stream.has_all = has_all
-        self._accept(stream, headers)
+        size = sum(32 + len(name) + len(value) for name, value in fields)
+        if size > MAX_HEADER_BYTES:
+            self.refuse(stream, TooLarge(f"headers of {size:,} bytes; {MAX_HEADER_BYTES:,} are the most"))
+        else:
+            self._accept(stream, headers)
         if has_all:
             self._theirs_ended(stream, headers)
 
     def _theirs_ended(self, stream: Stream, headers: dict[str, str]) -> None:
         """The other side has sent all that it will; a server's stream ends with that."""
         if self._accept is not None:
-            stream.has_all = True
-            if not stream.has_ended:
-                stream.receiver.sending_ended()
+            stream.end_receiving()
             return
-        self._streams.pop(stream.id, None)
+        self.forget(stream)
         stream._end(End(headers))
 
-    def _refuse(self, stream: Stream, code: int, why: str) -> None:
-        """Ends a stream with a message of no use; a client is told so by the status of its call."""
+    def _break(self, stream: Stream, code: ErrorCode, why: str) -> None:
+        """Ends a stream on which the other side does not keep to the protocol."""
+        self.forget(stream, code)
         stream._end(End({}, why))
-        if self._accept is None:
-            self.forget(stream, ErrorCode.CANCEL)
-        else:
-            stream.finish(statuses.trailers(CallStatus(code, why)))
 
     def _settings(self, flags: int, payload: bytes) -> None:
         if flags & Flag.ACK:
@@ -384,7 +426,7 @@ class Connection:
             self._encoder.header_table_size = min(4_096, values[Setting.HEADER_TABLE_SIZE])
         self.is_ready = True
         self.write(frames.frame(Kind.SETTINGS, Flag.ACK, 0))
-        self._progress()
+        self._has_progress = True
 
     def _ping(self, flags: int, payload: bytes) -> None:
         if len(payload) != 8:
@@ -407,23 +449,23 @@ class Connection:
             is_too_large = False
         if is_too_large:
             raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a window of more than 2 GiB")
-        self._progress()
+        self._has_progress = True
 
     def _progress(self) -> None:
         """The windows are larger than before."""
-        blocked = [stream for stream in self._streams.values() if stream.is_blocked]
-        if blocked:
-            self.pump()
-            for stream in blocked:
-                if not stream.is_blocked:
-                    stream.receiver.writable()
+        blocked = list(self._waiting.values())
+        self.pump()
+        for stream in blocked:
+            if not (stream.is_blocked or stream.has_ended):
+                stream.receiver.writable()
 
     def _reset(self, number: int, code: int) -> None:
         self._count_idle()
-        stream = self._streams.pop(number, None)
+        stream = self._streams.get(number)
         if stream is None:
             self._check_was_open(number)
             return
+        self.forget(stream)
         stream._end(End({}, _name(code), was_refused=code == ErrorCode.REFUSED_STREAM))
 
     def _goaway(self, last: int) -> None:
@@ -431,7 +473,7 @@ class Connection:
         self.is_going_away = True
         for stream in list(self._streams.values()):
             if self._accept is None and stream.id > last:
-                del self._streams[stream.id]
+                self.forget(stream)
                 stream._end(End({}, "the node is about to stop", was_refused=True))
 
     def _check_was_open(self, number: int) -> None:

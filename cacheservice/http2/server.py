@@ -15,29 +15,17 @@ from cacheservice.http2 import statuses
 from cacheservice.http2.call import Call, Handler
 from cacheservice.http2.protocol import CLOSE_SECONDS, Http2Protocol
 from cacheservice.http2.statuses import CallStatus
-from cacheservice.http2.stream import End, Stream
+from cacheservice.http2.stream import Stream
 
 _log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
+LEAVE_SECONDS = 0.5
+"""For callers to leave by themselves when they are told that the server goes away."""
 BACKLOG = 1_024
 ACCEPT_PAUSE_SECONDS = 1.0
 NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """Why a socket cannot have one of several addresses of a host, as ::1 where there is no IPv6."""
-
-
-class _Nobody:
-    """Receives what is sent to a call that was refused."""
-
-    def headers_received(self, headers: dict[str, str]) -> None: ...
-
-    def message_received(self, message: bytes) -> None: ...
-
-    def sending_ended(self) -> None: ...
-
-    def stream_ended(self, end: End) -> None: ...
-
-    def writable(self) -> None: ...
 
 
 class Server:
@@ -99,13 +87,16 @@ class Server:
             protocol.connection.go_away()
 
     async def close(self) -> None:
-        """Closes all connections; takes no longer than CLOSE_SECONDS."""
+        """Closes all connections; takes no longer than LEAVE_SECONDS and CLOSE_SECONDS."""
         self.go_away()
         # A handshake that is cancelled before it has begun would leave its socket open.
         await asyncio.sleep(0)
         for task in self._handshakes:
             task.cancel()
         protocols = list(self._open)
+        if protocols:
+            # Who closes its side by itself surely has all that was sent.
+            await asyncio.wait([protocol.closed for protocol in protocols], timeout=LEAVE_SECONDS)
         for protocol in protocols:
             protocol.close()
         ending = [*(protocol.closed for protocol in protocols), *self._handshakes]
@@ -141,6 +132,7 @@ class Server:
             self._pauses[listening] = loop.call_later(ACCEPT_PAUSE_SECONDS, self._listen, listening)
             return
         accepted.setblocking(False)
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task = asyncio.create_task(self._shake_hands(accepted))
         self._handshakes.add(task)
         task.add_done_callback(self._handshakes.discard)
@@ -162,7 +154,6 @@ class Server:
 
     def _accept(self, stream: Stream, headers: dict[str, str]) -> None:
         if not statuses.is_call(headers):
-            stream.receiver = _Nobody()
             stream.response = b""
             stream.finish(statuses.NO_GRPC)
             return
@@ -184,7 +175,6 @@ class Server:
 
     def _refuse(self, stream: Stream, code: int, why: str) -> None:
         """The first headers of the answer are the last, too."""
-        stream.receiver = _Nobody()
         stream.finish(statuses.trailers(CallStatus(code, why)))
 
 

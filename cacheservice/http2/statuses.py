@@ -19,6 +19,14 @@ UNIMPLEMENTED = 12
 INTERNAL = 13
 UNAVAILABLE = 14
 
+MAX_MESSAGE_CHARACTERS = 1_024
+MAX_DETAILS_BYTES = 4_096
+"""Of a status: clients take some 8 KiB of headers. Of a message that is longer the rest is left out, and
+details that are longer are left out."""
+
+_SMALLEST_TABLE = b"\x20"
+"""Where a client's table of headers has been made smaller, the next headers must say so first (RFC 7541,
+section 4.2); to say so when nothing has changed does no harm, as nothing that is sent is kept there."""
 _CONTENT_TYPE = "application/grpc"
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _DETAILS = "grpc-status-details-bin"
@@ -74,8 +82,8 @@ def trailers(status: CallStatus) -> bytes:
     """The last headers of an answer, as they travel."""
     headers = [("grpc-status", str(status.code))]
     if status.message:
-        headers.append(("grpc-message", quote(status.message, safe=_PRINTABLE)))
-    if status.details:
+        headers.append(("grpc-message", _quoted(status.message)))
+    if status.details and len(status.details) <= MAX_DETAILS_BYTES:
         headers.append((_DETAILS, b64encode(status.details).decode().rstrip("=")))
     return block(headers)
 
@@ -100,6 +108,15 @@ def block(headers: Headers) -> bytes:
     return bytes(Encoder().encode([NeverIndexedHeaderTuple(name, value) for name, value in headers]))
 
 
+def _quoted(message: str) -> str:
+    """As it travels; of one that is too long for callers the beginning."""
+    quoted = quote(message, safe=_PRINTABLE)
+    if len(quoted) <= MAX_MESSAGE_CHARACTERS:
+        return quoted
+    beginning = message.encode()[: MAX_MESSAGE_CHARACTERS // len("%XX")].decode(errors="ignore")
+    return quote(beginning, safe=_PRINTABLE)
+
+
 def _decoded(text: str) -> bytes:
     """Of several values, which are allowed to stand in one line, the first."""
     first = text.partition(",")[0]
@@ -109,12 +126,12 @@ def _decoded(text: str) -> bytes:
         return b""
 
 
-RESPONSE = block(
+RESPONSE = _SMALLEST_TABLE + block(
     [(":status", "200"), ("content-type", _CONTENT_TYPE), ("grpc-accept-encoding", "identity,gzip")]
 )
 """A server's first headers."""
 DONE = CallStatus(OK)
 END = trailers(DONE)
 """And its last, when all went well."""
-NO_GRPC = block([(":status", "415")])
+NO_GRPC = _SMALLEST_TABLE + block([(":status", "415")])
 """Its only ones to a request that is no gRPC call."""

@@ -61,10 +61,28 @@ class Receiver(Protocol):
         """The other side has sent its last message; it may still receive."""
 
     def stream_ended(self, end: End) -> None:
-        """Nothing more comes, and nothing more can be sent. Called last of all, unless this side ended it."""
+        """Nothing more comes, and all that is still sent has left. Called once, last of all, unless this side
+        has cancelled the stream."""
 
     def writable(self) -> None:
         """What was sent has left, after it had to wait; see `Stream.is_blocked`."""
+
+
+class Nobody:
+    """Receives what is sent to a call that was refused."""
+
+    def message_received(self, message: bytes) -> None: ...
+
+    def headers_received(self, headers: dict[str, str]) -> None: ...
+
+    def sending_ended(self) -> None: ...
+
+    def stream_ended(self, end: End) -> None: ...
+
+    def writable(self) -> None: ...
+
+
+_NOBODY = Nobody()
 
 
 class TooLarge(Exception):
@@ -84,6 +102,7 @@ class Stream:
 
     __slots__ = (
         "_connection",
+        "_has_told",
         "_have",
         "_is_compressed",
         "_need",
@@ -106,7 +125,7 @@ class Stream:
     def __init__(self, connection: Connection, number: int, max_message_bytes: int) -> None:
         self.id = number
         self.max_message_bytes = max_message_bytes
-        self.receiver: Receiver
+        self.receiver: Receiver = _NOBODY
         self.send_window = FIRST_WINDOW
         self.window = WINDOW_BYTES
         self.is_paused = False
@@ -123,6 +142,7 @@ class Stream:
         self._have = 0
         self._need = MESSAGE_HEADER_BYTES
         self._taken = 0
+        self._has_told = False
         self._is_compressed = False
         self._trailers = b""
 
@@ -134,6 +154,11 @@ class Stream:
     def is_blocked(self) -> bool:
         """Whether what was sent has not left yet."""
         return bool(self._unsent) or self._connection.is_paused
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anything is to be sent when that is possible."""
+        return bool(self._unsent) or bool(self._trailers)
 
     def send(self, message: bytes) -> None:
         """Sends a message, or keeps it until the other side takes it. Nothing once the stream has ended."""
@@ -147,7 +172,8 @@ class Stream:
             self._unsent.append(memoryview(prefix + message[:first]))
             if len(message) > first:
                 self._unsent.append(memoryview(message)[first:])
-            connection.pump()
+            connection.unsent_bytes += size
+            connection.pump(self)
             return
         self.send_window -= size
         connection.send_window -= size
@@ -187,23 +213,41 @@ class Stream:
         connection.write(b"".join(parts))
 
     def pause(self) -> None:
-        """Lets the other side send no more than WINDOW_BYTES until `resume`; that still arrives."""
+        """Has no message handed on until `resume`; the other side can send no more than WINDOW_BYTES then."""
         self.is_paused = True
 
     def resume(self) -> None:
-        self.is_paused = False
-        self._acknowledge()
+        if self.is_paused:
+            self.is_paused = False
+            try:
+                if self._have >= self._need:
+                    self._hand_on()
+            except (TooLarge, Unreadable) as error:
+                self._connection.refuse(self, error)
+            if self.has_all:
+                self.end_receiving()
+        if not self.is_paused:
+            self._acknowledge()
+
+    def end_receiving(self) -> None:
+        """The other side has sent its last message; the receiver is told when it has them all."""
+        self.has_all = True
+        if not self.is_paused and not self.has_ended and not self._has_told:
+            self._has_told = True
+            self.receiver.sending_ended()
 
     def finish(self, trailers: bytes) -> None:
         """Ends a server's stream with its last headers, once what was sent before has left."""
-        self._trailers = self.response + trailers
-        self.response = b""
-        self._connection.pump()
+        if not self._trailers and self._connection.has(self):
+            self._trailers = self.response + trailers
+            self.response = b""
+            self._connection.pump(self)
 
     def cancel(self) -> None:
         """Ends the stream at once, without a word to the receiver."""
         if not self.has_ended:
             self.has_ended = True
+            self._drop()
             self._connection.forget(self, ErrorCode.CANCEL)
 
     def _cut(self, most: int) -> list[bytes | memoryview]:
@@ -218,17 +262,18 @@ class Stream:
             self._unsent.appendleft(first[size:])
             first = first[:size]
         self.send_window -= len(first)
+        self._connection.unsent_bytes -= len(first)
         return [header(Kind.DATA, 0, self.id, len(first)), first]
 
     def _last(self, trailers: bytes) -> list[bytes | memoryview]:
         """The end of a server's stream; a caller that still sends is told to stop."""
-        self.has_ended = True
         self._trailers = b""
         self._connection.forget(self)
         flags = Flag.END_HEADERS | Flag.END_STREAM
         parts: list[bytes | memoryview] = [header(Kind.HEADERS, flags, self.id, len(trailers)), trailers]
         if not self.has_all:
             parts.append(reset(self.id, ErrorCode.NO_ERROR))
+        self._end(End({}))
         return parts
 
     def _must_wait(self, size: int) -> bool:
@@ -250,22 +295,22 @@ class Stream:
         self._taken += length
         self._parts.append(content)
         self._have += len(content)
-        if self._have >= self._need:
-            self._deliver()
+        if self._have >= self._need and not self.is_paused:
+            self._hand_on()
         elif len(self._parts) > MAX_PARTS and self._have < len(self._parts) * MAX_PARTS:
             # Of small parts, each takes more memory than what is in it.
             self._parts = [b"".join(self._parts)]
         if self._taken >= ACKNOWLEDGED_BYTES and not self.is_paused:
             self._acknowledge()
 
-    def _deliver(self) -> None:
-        """Hands on the messages that are there as a whole."""
+    def _hand_on(self) -> None:
+        """Gives the receiver the messages that are there as a whole."""
         parts = self._parts
         if len(parts) > 1 and self._have == self._need > MESSAGE_HEADER_BYTES <= len(parts[0]):
             # The usual end of a large message: spared is a copy of it.
             parts[0] = memoryview(parts[0])[MESSAGE_HEADER_BYTES:]
             self._start_anew()
-            self._hand_on(b"".join(parts))
+            self._deliver(b"".join(parts))
             return
         data = b"".join(parts)
         position = 0
@@ -277,7 +322,7 @@ class Stream:
             start = position + MESSAGE_HEADER_BYTES
             size = int.from_bytes(data[position + 1 : start])
             if data[position] > 1:
-                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "no gRPC message")
+                raise Unreadable("no gRPC message")
             self._is_compressed = data[position] == 1
             if size > self.max_message_bytes:
                 raise TooLarge(f"a message of {size:,} bytes, where {self.max_message_bytes:,} are the most")
@@ -285,24 +330,30 @@ class Stream:
             if left < self._need:
                 break
             position += self._need
-            self._hand_on(data[start:position])
+            self._deliver(data[start:position])
             if self.has_ended:
                 return
+            if self.is_paused:
+                self._need = MESSAGE_HEADER_BYTES
+                break
         self._parts = [data[position:]] if position < len(data) else []
         self._have = len(data) - position
 
-    def _hand_on(self, message: bytes) -> None:
+    def _deliver(self, message: bytes) -> None:
         self.receiver.message_received(self._decompressed(message) if self._is_compressed else message)
 
     def _decompressed(self, message: bytes) -> bytes:
         if not self.is_gzip:
             raise Unreadable("a compressed message, and no header that says how")
+        inflating = zlib.decompressobj(wbits=_GZIP)
         try:
-            whole = zlib.decompressobj(wbits=_GZIP).decompress(message, self.max_message_bytes + 1)
+            whole = inflating.decompress(message, self.max_message_bytes + 1)
         except zlib.error as error:
             raise Unreadable(f"a message that gzip cannot read: {error}") from None
         if len(whole) > self.max_message_bytes:
             raise TooLarge(f"a message of more than {self.max_message_bytes:,} bytes, which are the most")
+        if not inflating.eof:
+            raise Unreadable("a message that gzip cannot read: its end is missing")
         return whole
 
     def _start_anew(self) -> None:
@@ -320,5 +371,11 @@ class Stream:
     def _end(self, end: End) -> None:
         if not self.has_ended:
             self.has_ended = True
-            self._unsent.clear()
+            self._drop()
             self.receiver.stream_ended(end)
+
+    def _drop(self) -> None:
+        """Keeps nothing of what was to be sent, or handed on."""
+        self._connection.unsent_bytes -= sum(map(len, self._unsent))
+        self._unsent.clear()
+        self._start_anew()

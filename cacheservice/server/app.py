@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from cacheservice.address import join_address, split_address
@@ -35,6 +35,7 @@ from cacheservice.server.decode import Bounds
 from cacheservice.server.drained import Drained
 from cacheservice.server.exchange import Exchange, requests
 from cacheservice.server.gossip import Gossip, RingSettings
+from cacheservice.server.health import Health
 from cacheservice.server.memory import MemoryKeeper, resident_bytes, settle_allocator, settle_collector
 from cacheservice.server.methods import Methods
 from cacheservice.server.peer_service import PeerServicer
@@ -60,9 +61,6 @@ _UPKEEP_PAUSE_SECONDS = 0.05
 _FINISH_SECONDS = 5.0
 """For requests under way when the node stops."""
 
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 _SERVICES = (
@@ -83,7 +81,7 @@ class NodeServer:
         self._settings = settings
         self._siblings = siblings
         self._clock = SystemClock()
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         max_message_bytes = settings.max_message_bytes + PEER_SLACK
         self._certificates = settings.certificates()
         self._channels = PeerChannels(max_message_bytes, self._certificates)
@@ -156,7 +154,7 @@ class NodeServer:
             self._settled,
         )
         self._add_servicers()
-        await self._set_health({"": True, LIVENESS: True, READINESS: False})
+        self._health.set({"": True, LIVENESS: True, READINESS: False})
         self._server.start()
         self._health_server.start()
         self._gossip.start()
@@ -177,7 +175,7 @@ class NodeServer:
             _log.warning("no seed has answered; serving alone until one does%s", self._gossip.complaints())
         self._admission.is_open = True
         await self._gossip.enter()
-        await self._set_health({READINESS: True})
+        self._health.set({READINESS: True})
 
     def own_process(self) -> None:
         """Takes it that whatever the process occupies is this node's, and keeps that within its memory."""
@@ -259,7 +257,7 @@ class NodeServer:
         )
 
     async def _drain(self, seconds: float) -> Drained:
-        await self._set_health({"": False, READINESS: False})
+        self._health.set({"": False, READINESS: False})
         await self._gossip.leave(final=False)
         handoff = self._node.handoff
         try:
@@ -307,10 +305,6 @@ class NodeServer:
             memory.check(resident_bytes())
             more = memory.compact()
             await asyncio.sleep(0 if more else _UPKEEP_PAUSE_SECONDS)
-
-    async def _set_health(self, serving: Mapping[str, bool]) -> None:
-        for service, is_serving in serving.items():
-            await self._health.set(service, _SERVING if is_serving else _NOT_SERVING)
 
 
 async def serve(

@@ -1,4 +1,4 @@
-"""A stream of requests, which are begun as they arrive, and answered in one callback where nothing is to be waited for."""
+"""A stream of requests, begun as they arrive, and answered within that callback where nothing is awaited."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class DirectStream:
             return
         call.resume()
         if self._is_last and not self._at_work:
-            self._end(CallStatus(statuses.OK))
+            self.end(statuses.DONE)
 
     def _finished(self, task: asyncio.Task[bytes]) -> None:
         self._at_work.discard(task)
@@ -119,12 +119,12 @@ class DirectStream:
         self._go_on()
 
     def _abort(self, error: CacheServiceError) -> None:
-        self._end(call_status(error))
+        self.end(call_status(error))
 
-    def _end(self, status: CallStatus) -> None:
+    def end(self, status: CallStatus) -> None:
+        """Ends the stream, once the answers that are there have left."""
         if self._is_open:
             self._is_open = False
             self._is_last = True
             self._requests.clear()
             self._call.finish(status)
-            self._on_end(self)

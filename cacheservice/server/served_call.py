@@ -17,8 +17,13 @@ from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import End
 from cacheservice.server.completion import call_status, defect
 
+WRITES_AT_A_TIME = 16
+"""Without a turn for everybody else, where the caller takes all."""
 MAX_REQUESTS = 16
 """Of a call of many, that wait to be taken; then the caller is told to send no more."""
+
+
+_CANCELLED = CallStatus(statuses.CANCELLED, "the call was cancelled")
 
 
 class Method(NamedTuple):
@@ -63,8 +68,9 @@ class ServedCall:
         self._task: asyncio.Task[None] | None = None
         if method.has_many_responses:
             call.respond()
+        self._written = 0
         if method.has_many_requests:
-            self._task = self._loop.create_task(self._serve(self._each_request))
+            self._start(self._each_request)
 
     def time_remaining(self) -> float | None:
         """Seconds until the deadline; None when the caller gave none."""
@@ -73,6 +79,9 @@ class ServedCall:
     async def write(self, response: Any) -> None:
         """Sends one of many responses; returns when the caller takes more."""
         self._call.send(self._method.serialize(response))
+        self._written += 1
+        if self._written % WRITES_AT_A_TIME == 0:
+            await asyncio.sleep(0)
         while self._call.is_blocked:
             await self._next()
 
@@ -81,12 +90,18 @@ class ServedCall:
         raise Aborted(CallStatus(code.value[0], details))
 
     def cancel(self, status: CallStatus) -> asyncio.Task[None] | None:
-        """Ends the call with that status, and its method with CancelledError; the method's task, if any."""
-        self._why = status
-        if self._task is not None:
-            self._task.cancel()
-        else:
+        """Ends the call with that status, and its method with CancelledError; the method's task, if any.
+
+        A call whose answer waits for its caller to take it ends without.
+        """
+        if not self._is_open:
+            self._call.cancel()
+            self._on_end(self)
+        elif self._task is None:
             self._end(status)
+        elif self._why is None:
+            self._why = status
+            self._task.cancel()
         return self._task
 
     def headers_received(self, headers: dict[str, str]) -> None:
@@ -109,18 +124,27 @@ class ServedCall:
         elif not self._requests:
             self._end(CallStatus(statuses.UNIMPLEMENTED, "no request in a call of one"))
         elif self._is_open:
-            self._task = self._loop.create_task(self._serve(self._the_request))
+            self._start(self._the_request)
 
     def stream_ended(self, end: End) -> None:  # noqa: ARG002
-        """The caller has gone: as with grpcio, the method is cancelled."""
+        """The caller has all, or has gone: then, as with grpcio, the method is cancelled."""
         if self._is_open:
             self._is_open = False
             if self._task is not None:
                 self._task.cancel()
-            self._on_end(self)
+        self._on_end(self)
 
     def writable(self) -> None:
         self._go_on()
+
+    def _start(self, requested: Callable[[], Any]) -> None:
+        self._task = self._loop.create_task(self._serve(requested))
+        # A task that is cancelled before its first step does nothing at all.
+        self._task.add_done_callback(self._cancelled)
+
+    def _cancelled(self, _: asyncio.Task[None]) -> None:
+        if self._is_open:
+            self._end(self._why or _CANCELLED)
 
     async def _serve(self, requested: Callable[[], Any]) -> None:
         """Has the method do what is asked for, and tells the caller what comes of it."""
@@ -137,13 +161,13 @@ class ServedCall:
             else:
                 async for response in work:
                     await self.write(response)
-            self._end(CallStatus(statuses.OK))
+            self._end(statuses.DONE)
         except Aborted as aborted:
             self._end(aborted.status)
         except CacheServiceError as error:
             self._end(call_status(error))
         except asyncio.CancelledError:
-            self._end(self._why or CallStatus(statuses.CANCELLED, "the call was cancelled"))
+            self._end(self._why or _CANCELLED)
         except Exception:
             self._end(call_status(defect()))
 
@@ -177,11 +201,9 @@ class ServedCall:
         if self._is_open:
             self._is_open = False
             self._call.answer(message)
-            self._on_end(self)
 
     def _end(self, status: CallStatus) -> None:
         if self._is_open:
             self._is_open = False
             self._requests.clear()
             self._call.finish(status)
-            self._on_end(self)

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from cacheservice.http2 import statuses
 from cacheservice.http2.call import Call, Handler
+from cacheservice.http2.statuses import CallStatus
 from cacheservice.server.direct_stream import Begun, DirectStream
 
 
@@ -19,7 +21,8 @@ class Streams:
     """Serves streams until their callers end them, or `close` does."""
 
     def __init__(self) -> None:
-        self._open: set[DirectStream] = set()
+        self._open: dict[DirectStream, asyncio.TimerHandle | None] = {}
+        """With what ends them at their deadlines, which few have."""
         self._closed = False
         self._idle: asyncio.Future[None] | None = None
 
@@ -44,16 +47,23 @@ class Streams:
         """What serves a method: `begin` makes the answer to each of the `requests` in a message."""
 
         def serve(call: Call) -> DirectStream:
+            loop = asyncio.get_running_loop()
             call.respond()
             stream = DirectStream(call, parse, begin, requests, self._discard)
-            self._open.add(stream)
+            timer = None
+            if call.timeout is not None:
+                late = CallStatus(statuses.DEADLINE_EXCEEDED, "its caller waits no longer")
+                timer = loop.call_later(call.timeout, stream.end, late)
+            self._open[stream] = timer
             if self._closed:
-                stream.stop_reading()
+                loop.call_soon(stream.stop_reading)
             return stream
 
         return serve
 
     def _discard(self, stream: DirectStream) -> None:
-        self._open.discard(stream)
+        timer = self._open.pop(stream, None)
+        if timer is not None:
+            timer.cancel()
         if not self._open and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)

@@ -9,12 +9,19 @@ from contextlib import suppress
 from itertools import repeat
 
 import pytest
-from hpack import Encoder
+from hpack import Decoder, Encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cacheservice.http2 import frames
-from cacheservice.http2.connection import MAX_HEADER_BYTES, MAX_IDLE_FRAMES, MAX_STREAMS, Connection
+from cacheservice.http2.connection import (
+    MAX_BLOCK_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_IDLE_FRAMES,
+    MAX_STREAMS,
+    MAX_UNSENT_BYTES,
+    Connection,
+)
 from cacheservice.http2.frames import PREFACE, ErrorCode, Flag, Kind, ProtocolError, Setting, frame
 from cacheservice.http2.stream import WINDOW_BYTES, Stream
 from tests.http2.both_ends import MAX_MESSAGE_BYTES, REQUEST, Heard, joining
@@ -59,6 +66,12 @@ class Victim:
         assert caught.value.code == code
         assert self.written[-1][3] == Kind.GOAWAY
         assert int.from_bytes(self.written[-1][13:17]) == code
+
+    def has_reset(self, number: int, code: ErrorCode) -> None:
+        """Has ended the stream, and nothing else."""
+        assert frames.reset(number, code) in self.written
+        assert number not in [stream.id for stream in self.connection.streams]
+        assert len(self.heard[0].ends) == 1
 
 
 @pytest.fixture(params=[True, False], ids=["server", "client"])
@@ -132,14 +145,13 @@ BAD = {
         ErrorCode.FRAME_SIZE_ERROR,
     ),
     "too large a frame of another kind": (
-        frames.header(Kind.PING, 0, 0, frames.FIRST_FRAME_BYTES + 1),
+        frames.header(Kind.PING, 0, 0, MAX_BLOCK_BYTES + 1),
         ErrorCode.FRAME_SIZE_ERROR,
     ),
     "DATA of no stream": (frame(Kind.DATA, 0, 0, b"x"), ErrorCode.PROTOCOL_ERROR),
     "DATA of a stream that never was": (frame(Kind.DATA, 0, 9, b"x"), ErrorCode.PROTOCOL_ERROR),
     "too much padding": (frame(Kind.DATA, Flag.PADDED, 1, b"\x05abc"), ErrorCode.PROTOCOL_ERROR),
     "padding without a length": (frame(Kind.DATA, Flag.PADDED, 1), ErrorCode.FRAME_SIZE_ERROR),
-    "no gRPC message": (frame(Kind.DATA, 0, 1, b"\2\0\0\0\1x"), ErrorCode.PROTOCOL_ERROR),
     "priority cut off": (
         frame(Kind.HEADERS, Flag.PRIORITY | END_HEADERS, 1, b"abc"),
         ErrorCode.PROTOCOL_ERROR,
@@ -212,17 +224,28 @@ def test_settings_come_first() -> None:
 
 def test_after_the_last_of_a_request_comes_no_more(server: Victim) -> None:
     server.receive(frame(Kind.DATA, END_STREAM, 1, b"\0\0\0\0\1x"))
-    server.refuses(frame(Kind.DATA, 0, 1, b"x"), ErrorCode.STREAM_CLOSED)
+    server.receive(frame(Kind.DATA, END_STREAM, 1, b"\0\0\0\0\1x"))
+    server.has_reset(1, ErrorCode.STREAM_CLOSED)
+    assert server.heard[0].messages == [b"x"]
 
 
 @pytest.mark.parametrize("flags", [END_HEADERS, END_HEADERS | END_STREAM])
 def test_nor_headers(server: Victim, flags: int) -> None:
     server.receive(frame(Kind.DATA, END_STREAM, 1))
-    server.refuses(server.headers(1, flags), ErrorCode.PROTOCOL_ERROR)
+    server.receive(server.headers(1, flags))
+    server.has_reset(1, ErrorCode.PROTOCOL_ERROR)
 
 
 def test_headers_amid_a_request(server: Victim) -> None:
-    server.refuses(server.headers(1), ErrorCode.PROTOCOL_ERROR)
+    server.receive(server.headers(1))
+    server.has_reset(1, ErrorCode.PROTOCOL_ERROR)
+
+
+def test_what_is_no_grpc_message_ends_its_call_alone(server: Victim) -> None:
+    server.receive(server.headers(3))
+    server.receive(frame(Kind.DATA, 0, 1, b"\2\0\0\0\1x") + frame(Kind.DATA, 0, 1, b"x"))
+    assert [stream.id for stream in server.connection.streams] == [3]
+    assert [len(heard.ends) for heard in server.heard] == [1, 0]
 
 
 def test_headers_at_the_end_of_a_request_are_its_end(server: Victim) -> None:
@@ -340,8 +363,37 @@ def test_answers_that_nobody_reads_are_bounded_however_slowly_they_are_asked_for
 
 
 def test_headers_without_end(server: Victim) -> None:
-    server.receive(frame(Kind.HEADERS, 0, 3, bytes(MAX_HEADER_BYTES)))
+    server.receive(frame(Kind.HEADERS, 0, 3, bytes(MAX_BLOCK_BYTES)))
     server.refuses(frame(Kind.CONTINUATION, 0, 3, b"x"), ErrorCode.ENHANCE_YOUR_CALM)
+
+
+@pytest.mark.parametrize("bulk", [MAX_HEADER_BYTES, 3 * MAX_HEADER_BYTES])
+def test_more_headers_than_a_call_may_have_cost_that_call_alone(server: Victim, bulk: int) -> None:
+    block = server.encoder.encode([*REQUEST, ("x-large", "~" * bulk)], huffman=False)
+    server.receive(frame(Kind.HEADERS, END_HEADERS | END_STREAM, 3, block))
+    assert [stream.id for stream in server.connection.streams] == [1]
+    headers = dict(Decoder().decode(server.written[-1][frames.HEADER_BYTES :], raw=True))
+    assert headers[b"grpc-status"] == b"8"
+    server.receive(server.headers(5))
+    assert [stream.id for stream in server.connection.streams] == [1, 5]
+
+
+def test_headers_need_not_be_utf_8(server: Victim) -> None:
+    block = server.encoder.encode([*REQUEST, (b"x-user", b"Jos\xe9")])
+    server.receive(frame(Kind.HEADERS, END_HEADERS, 3, block))
+    assert [stream.id for stream in server.connection.streams] == [1, 3]
+
+
+def test_who_takes_no_answers_has_no_more_calls(server: Victim) -> None:
+    [stream] = server.connection.streams
+    part = bytes(1024 * 1024)
+    for _ in range(MAX_UNSENT_BYTES // len(part) + 1):
+        stream.send(part)
+    server.receive(server.headers(3))
+    assert server.written[-1] == frames.reset(3, ErrorCode.REFUSED_STREAM)
+    server.receive(frames.reset(1, ErrorCode.CANCEL) + server.headers(5))
+    assert [stream.id for stream in server.connection.streams] == [5]
+    assert server.connection.unsent_bytes == 0
 
 
 def test_a_few_bytes_that_stand_for_many_headers(server: Victim) -> None:

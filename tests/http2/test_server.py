@@ -190,6 +190,7 @@ async def test_messages_may_be_compressed(port: int, stack: AsyncExitStack) -> N
     [
         ("identity", gzip.compress(b"x"), b"13", "no header that says how"),
         ("gzip", b"what is this?", b"13", "gzip cannot read"),
+        ("gzip", gzip.compress(b"x" * 1_000)[:-5], b"13", "its end is missing"),
         ("gzip", gzip.compress(bytes(MAX_MESSAGE_BYTES + 1)), b"8", "a message of more than"),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+import grpc
 import pytest
 
 from cacheservice.errors import InvalidArgument
@@ -15,7 +16,7 @@ from cacheservice.http2.client_stream import ClientStream, StreamFailed
 from cacheservice.http2.protocol import Http2Protocol
 from cacheservice.http2.server import Server
 from cacheservice.http2.statuses import request
-from cacheservice.server.direct_stream import MAX_AT_WORK, MAX_UNSENT_BYTES, DirectStream
+from cacheservice.server.direct_stream import MAX_AT_WORK, MAX_UNSENT_BYTES
 from cacheservice.server.streams import Streams
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import from_call
@@ -170,23 +171,28 @@ async def test_what_is_no_message_ends_the_stream(caller: Caller, streams: Strea
 
 
 async def test_after_that_nothing_is_begun_nor_kept(caller: Caller, work: Work, streams: Streams) -> None:
-    """Although the status, which comes after the answers, cannot leave."""
     caller.stop_taking()
     for _ in range(30):
         caller.ask("a", MiB)
     caller.stream.send(b"\xff\xff")
-    caller.ask("b")
-    [stream] = streams._open
-    await until(lambda: not streams._open)
-    begun = len(work.begun)
     for _ in range(100):
-        caller.ask("c", 1)
-    work.let_go.set()
+        caller.ask("b", 1)
+    [stream] = streams._open
+    await until(lambda: work.begun)
     caller.take()
     assert (await caller.status())[0] == 3
-    assert len(work.begun) == begun
-    assert isinstance(stream, DirectStream)
+    assert work.begun == ["a"] * 30
     assert not stream._requests
+    await until(lambda: not streams._open)
+
+
+async def test_a_deadline_ends_the_stream_after_what_was_answered(port: int, streams: Streams) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.stream_stream(METHOD)(metadata=(("grpc-timeout", "200m"),))
+        await call.write(pb.GetRequest(key="a").SerializeToString())
+        assert pb.GetResponse.FromString(await call.read()).value == b"a"
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: not streams._open)
 
 
 @pytest.mark.parametrize("key", ["defect", "slow defect"])

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub, add_HealthServicer_to_server
+from hpack import Decoder, Encoder
 
 from cacheservice.errors import AnswerTooLarge, InternalError, InvalidArgument, NotReady, Overloaded
+from cacheservice.http2 import frames
 from cacheservice.http2.connection import MAX_STREAMS
-from cacheservice.server.methods import Methods
-from cacheservice.server.served_call import MAX_REQUESTS, ServedCall
+from cacheservice.http2.frames import PREFACE, Flag, Kind, Setting, frame
+from cacheservice.http2.server import Server
+from cacheservice.http2.statuses import request
+from cacheservice.server.health import Health
+from cacheservice.server.methods import CHECK_SECONDS, Methods
+from cacheservice.server.served_call import MAX_REQUESTS, WRITES_AT_A_TIME, ServedCall
 from cacheservice.wire import from_rpc_error
 from tests.server.serving import MAX_MESSAGE_BYTES, serving
 
@@ -77,20 +83,79 @@ class Servicer:
             yield each
 
     async def both(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        async for request in requests:
+        async for each in requests:
             self.asked += 1
-            if request == b"wait":
+            if each == b"wait":
                 await self.let_go.wait()
-            yield request.upper()
+            yield each.upper()
 
     async def all_of(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
-        return b"".join([request async for request in requests])
+        return b"".join([each async for each in requests])
 
 
 def _parsed(message: bytes) -> bytes:
     if message == b"malformed":
         health_pb2.HealthCheckRequest.FromString(b"\xff")
     return message
+
+
+class Http2Client:
+    """Gives windows only as it is told to, and counts what comes."""
+
+    def __init__(self, writer: asyncio.StreamWriter, settings: dict[Setting, int]) -> None:
+        self.received = 0
+        """Bytes of DATA."""
+        self.ended = 0
+        """Streams."""
+        self.statuses: list[str] = []
+        self._last = -1
+        self._table_size = settings.get(Setting.HEADER_TABLE_SIZE, 4_096)
+        self._writer = writer
+        self._encoder = Encoder()
+        writer.write(PREFACE + frames.settings(settings))
+
+    def call(self, path: str, message: bytes, *more: tuple[str, str]) -> None:
+        self._last += 2
+        headers = [*request(path, "localhost", is_tls=False), *more]
+        self._writer.write(frame(Kind.HEADERS, Flag.END_HEADERS, self._last, self._encoder.encode(headers)))
+        content = b"\0" + len(message).to_bytes(4) + message
+        self._writer.write(frame(Kind.DATA, Flag.END_STREAM, self._last, content))
+
+    def takes(self, size: int) -> None:
+        self._writer.write(frames.window_update(0, size) + frames.window_update(self._last, size))
+
+    async def listen(self, reader: asyncio.StreamReader) -> None:
+        decoder = Decoder()
+        decoder.max_allowed_table_size = self._table_size
+        while True:
+            upper, lower, kind, flags, _ = frames.parse_header(await reader.readexactly(9), 0)
+            payload = await reader.readexactly(upper << 8 | lower)
+            if kind == Kind.DATA:
+                self.received += len(payload)
+            elif kind == Kind.HEADERS:
+                fields = dict(decoder.decode(payload, raw=True))
+                if b"grpc-status" in fields:
+                    self.statuses.append(fields[b"grpc-status"].decode())
+                self.ended += bool(flags & Flag.END_STREAM)
+
+
+@asynccontextmanager
+async def http2_client(
+    methods: Methods, settings: dict[Setting, int] | None = None
+) -> AsyncIterator[tuple[Http2Client, Server]]:
+    server = Server(methods.handlers, MAX_MESSAGE_BYTES)
+    port = server.bind("127.0.0.1", 0)
+    server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    client = Http2Client(writer, settings or {})
+    listening = asyncio.create_task(client.listen(reader))
+    try:
+        yield client, server
+    finally:
+        listening.cancel()
+        await asyncio.wait([listening])
+        writer.close()
+        await server.close()
 
 
 @pytest.fixture
@@ -338,6 +403,95 @@ async def test_what_takes_too_long_is_cancelled_then(channel: grpc.aio.Channel, 
     assert not methods._open
 
 
+async def test_answers_that_wait_for_their_caller_leave_before_the_end(methods: Methods) -> None:
+    """Of one whose window is small, and who takes it slowly."""
+    async with http2_client(methods) as (client, server):
+        client.call("/test.Test/one", b"2000000")
+        await until(lambda: client.received)
+        ending = asyncio.create_task(methods.finish(20))
+        await asyncio.sleep(0.1)
+        assert not ending.done()
+        client.takes(2_000_100)
+        await ending
+        closing = asyncio.create_task(server.close())
+        await until(lambda: client.received == 2_000_005)
+        await closing
+
+
+async def test_and_are_given_up_at_the_deadline(methods: Methods) -> None:
+    async with http2_client(methods) as (client, _):
+        client.call("/test.Test/one", b"2000000", ("grpc-timeout", "200m"))
+        await until(lambda: client.received and not methods._open)
+
+
+async def test_calls_whose_deadlines_pass_before_they_begin(methods: Methods) -> None:
+    async with http2_client(methods) as (client, _):
+        for _ in range(500):
+            client.call("/test.Test/one", b"slow", ("grpc-timeout", "1n"))
+        await until(lambda: client.ended == 500)
+        assert not methods._open
+
+
+async def test_a_method_past_its_deadline_is_cancelled_once(methods: Methods) -> None:
+    cleaned = asyncio.Event()
+
+    async def careful(_: bytes, __: Any) -> bytes:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(3 * CHECK_SECONDS)
+            cleaned.set()
+        return b""
+
+    handler = grpc.unary_unary_rpc_method_handler(careful, bytes, bytes)
+    methods.add_registered_method_handlers(SERVICE, {"careful": handler})
+    async with serving(methods) as channel:
+        method: Any = channel.unary_unary(f"/{SERVICE}/careful")
+        await failure(method(b"", metadata=(("grpc-timeout", "10m"),)))
+        assert cleaned.is_set()
+
+
+async def test_who_takes_all_does_not_keep_the_node_to_itself(
+    channel: grpc.aio.Channel, servicer: Servicer
+) -> None:
+    """Although each response leaves at once."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += servicer.written not in (0, 1_000)
+
+    taking = asyncio.create_task(take_turns())
+    assert len([each async for each in many(channel, b"1 1000")]) == 1_000
+    taking.cancel()
+    assert turns >= 1_000 // WRITES_AT_A_TIME - 2
+
+
+@pytest.mark.parametrize("size", [0, 1_024])
+async def test_callers_that_keep_fewer_headers_are_answered(methods: Methods, size: int) -> None:
+    async with http2_client(methods, {Setting.HEADER_TABLE_SIZE: size}) as (client, _):
+        for request in (b"a", b"refused", b"b"):
+            client.call("/test.Test/one", request)
+        client.call("/test.Test/none", b"x")
+        await until(lambda: client.ended == 4)
+        assert sorted(client.statuses) == ["0", "0", "12", "8"]
+
+
+async def test_a_status_that_is_too_long_is_cut(methods: Methods, channel: grpc.aio.Channel) -> None:
+    async def refuse(_: bytes, __: Any) -> bytes:
+        raise InvalidArgument("\u00e9" * 20_000, field="x" * 5_000)
+
+    handler = grpc.unary_unary_rpc_method_handler(refuse, bytes, bytes)
+    methods.add_registered_method_handlers(SERVICE, {"refuse": handler})
+    method: Any = channel.unary_unary(f"/{SERVICE}/refuse")
+    error = await failure(method(b""))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert set(error.details() or "") == {"\u00e9"}
+    assert await one(channel, b"a") == b"A"
+
+
 async def test_health_of_grpcio(methods: Methods) -> None:
     servicer: Any = health.aio.HealthServicer()
     registering: Any = methods
@@ -354,6 +508,33 @@ async def test_health_of_grpcio(methods: Methods) -> None:
         assert (await watching.read()).status == health_pb2.HealthCheckResponse.SERVING
         watching.cancel()
         await until(lambda: not methods._open)
+
+
+async def test_health_is_told_to_who_takes_it_and_not_held_up_by_who_does_not(methods: Methods) -> None:
+    servicer = Health()
+    servicer.set({"": True, "a": False})
+    registering: Any = methods
+    add_HealthServicer_to_server(servicer, registering)
+    serving_, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+    async with http2_client(methods, {Setting.INITIAL_WINDOW_SIZE: 0}) as (client, _):
+        client.call("/grpc.health.v1.Health/Watch", b"")
+        async with serving(methods) as channel:
+            stub: Any = HealthStub(channel)
+            question = health_pb2.HealthCheckRequest
+            assert (await stub.Check(question())).status == serving_
+            assert (await stub.Check(question(service="a"))).status == not_serving
+            error = await failure(stub.Check(question(service="what")))
+            assert error.code() is grpc.StatusCode.NOT_FOUND
+            watching = stub.Watch(question())
+            assert (await watching.read()).status == serving_
+            servicer.set({"": False})
+            assert (await watching.read()).status == not_serving
+            unknown = stub.Watch(question(service="b"))
+            assert (await unknown.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            servicer.set({"b": True})
+            assert (await unknown.read()).status == serving_
+        client.takes(100)
+        await until(lambda: client.received)
 
 
 async def test_nothing_is_left_of_calls(channel: grpc.aio.Channel, methods: Methods) -> None:
