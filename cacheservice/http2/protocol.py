@@ -108,6 +108,16 @@ class Http2Protocol(asyncio.Protocol):
             self._timer.cancel()
             self._timer = self._loop.call_later(CLOSE_SECONDS, self.abort)
 
+    def end_sending(self) -> bool:
+        """Tells the other side, after what was sent, that no more comes; False where that is not possible."""
+        if self._transport is None or self._transport.is_closing() or not self._transport.can_write_eof():
+            return False
+        try:
+            self._transport.write_eof()
+        except OSError:
+            return False  # It has gone.
+        return True
+
     def abort(self) -> None:
         """Closes the socket at once."""
         if self._transport is not None:

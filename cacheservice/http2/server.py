@@ -21,7 +21,8 @@ _log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
 LEAVE_SECONDS = 0.5
-"""For callers to leave by themselves when they are told that the server goes away."""
+"""For callers to close their side when they have all: what comes from them to a closed socket would cost them
+what they have not read."""
 BACKLOG = 1_024
 ACCEPT_PAUSE_SECONDS = 1.0
 NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -94,9 +95,8 @@ class Server:
         for task in self._handshakes:
             task.cancel()
         protocols = list(self._open)
-        if protocols:
-            # Who closes its side by itself surely has all that was sent.
-            await asyncio.wait([protocol.closed for protocol in protocols], timeout=LEAVE_SECONDS)
+        if leaving := [protocol.closed for protocol in protocols if protocol.end_sending()]:
+            await asyncio.wait(leaving, timeout=LEAVE_SECONDS)
         for protocol in protocols:
             protocol.close()
         ending = [*(protocol.closed for protocol in protocols), *self._handshakes]
