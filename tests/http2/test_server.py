@@ -193,6 +193,7 @@ async def test_messages_may_be_compressed(port: int, stack: AsyncExitStack) -> N
         ("gzip", gzip.compress(b"x" * 1_000)[:-5], b"13", "its end is missing"),
         ("gzip", gzip.compress(bytes(MAX_MESSAGE_BYTES + 1)), b"8", "a message of more than"),
     ],
+    ids=["no encoding", "no gzip", "cut off", "too large"],
 )
 async def test_what_cannot_be_decompressed_ends_its_call_alone(
     port: int, stack: AsyncExitStack, encoding: str, content: bytes, status: bytes, why: str
