@@ -9,8 +9,9 @@ owner.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cacheservice.clock import Clock
 from cacheservice.errors import (
@@ -181,10 +182,12 @@ class Node:
     def is_first_owner(self, key: str) -> bool:
         return self._peers.view.ring.owns(self.node_id, (key,))
 
-    async def replicate(self, changes: Sequence[Change], timeout_ms: int) -> list[tuple[int, int]]:
+    def replicate(
+        self, changes: Sequence[Change], timeout_ms: int
+    ) -> Coroutine[Any, Any, list[tuple[int, int]]]:
         """Has changes copied that were made here; of each its version in the end, and how many replicas
         hold it."""
-        return await self.owner.replicate(self._call(timeout_ms, MAX_HOPS), changes)
+        return self.owner.replicate(self._call(timeout_ms, MAX_HOPS), changes)
 
     def set_view(self, view: View) -> None:
         """Routes by `view` from now on; requests under way use it for what they try next."""

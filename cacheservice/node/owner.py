@@ -22,6 +22,7 @@ from cacheservice.node.operations import (
     SetResult,
 )
 from cacheservice.node.peers import Peers
+from cacheservice.node.replay import replay
 from cacheservice.node.replication import Copies, Replicator
 from cacheservice.node.shard import Shard
 from cacheservice.node.standing import Standing
@@ -204,7 +205,14 @@ class Owner:
         self._standing.note_activity()
         for node_id in self.replicator.hints.nodes():
             if not self._peers.is_avoided(node_id):
-                await self.replicator.replay(node_id, self.shard.change, self._config.replication_timeout_ms)
+                await replay(
+                    node_id,
+                    self.replicator.hints,
+                    self.shard.change,
+                    self._transport,
+                    self._peers,
+                    self._config.replication_timeout_ms,
+                )
                 if self.replicator.hints.take_gap(node_id):
                     self._on_gap()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
 
 from cacheservice.node.columns import Reads, Row, Writes
 from cacheservice.node.fences import Fence
@@ -48,7 +49,9 @@ class Transport(Protocol):
         written none."""
         ...
 
-    async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
+    def replicate(
+        self, node_id: str, changes: Sequence[Change], *, timeout_ms: int
+    ) -> Coroutine[Any, Any, list[int]] | asyncio.Future[list[int]]:
         """Gives the node copies to keep; the version of each key that it holds afterwards.
 
         That is the change's own, or a higher one, or 0 where it could not keep the copy.

@@ -29,24 +29,20 @@ class PeerStream:
         self._refusal = ""
         self._task: asyncio.Task[None] | None = None
 
-    async def ask(self, question: Question) -> list[Any]:
+    def ask(self, question: Question) -> asyncio.Future[list[Any]]:
         """The answer to each row. StreamEnded when there is none; else the error that the peer answered with.
 
-        Gives up after the question's timeout_ms, with TimeoutError.
+        TimeoutError after the question's timeout_ms.
         """
         loop = asyncio.get_running_loop()
         if self._task is None or self._task.done():
             if loop.time() < self._refuses_until:
-                raise StreamEnded(self._refusal, was_sent=False)
+                question.fail(StreamEnded(self._refusal, was_sent=False))
+                return question.answer
             self._task = asyncio.create_task(self._run())
         self._questions.add(question)
-        # asyncio.timeout does the same, and takes longer than all else here.
-        timer = loop.call_later(question.timeout_ms / 1_000, _expire, question.answer)
-        try:
-            return await question.answer
-        finally:
-            timer.cancel()
-            self._questions.withdraw(question)
+        question.timer = loop.call_later(question.timeout_ms / 1_000, question.fail, TimeoutError())
+        return question.answer
 
     async def finish(self, seconds: float) -> None:
         """Closes it when all that has been asked is answered, or after so long."""
@@ -83,9 +79,3 @@ class PeerStream:
             self._questions.ended(why, maybe_done=was_done)
             if stream is not None:
                 await stream.close()
-
-
-def _expire(answer: asyncio.Future[list[Any]]) -> None:
-    if not answer.done():
-        answer.set_exception(TimeoutError())
-        answer.exception()  # Whoever asked may just have been cancelled.

@@ -8,7 +8,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from cacheservice.errors import CacheServiceError
+from cacheservice.errors import (
+    CacheServiceError,
+    ClusterIdMismatch,
+    DeadlineExceeded,
+    NodeIdMismatch,
+    NotReady,
+    Unavailable,
+)
+from cacheservice.node.transport import PeerUnreachable
 from cacheservice.v1 import peer_pb2
 from cacheservice.wire import from_status
 
@@ -34,10 +42,22 @@ class Question:
     """What one caller asks: rows, and how to make a request of them and of others' rows.
 
     Rows of one `kind` may leave together; those of a kind without a name leave alone. They carry about `size`
-    bytes. `rows_of` gives the answer to each row, in order; or, of one without kind, the answer.
+    bytes. `rows_of` gives the answer to each row, in order; or, of one without kind, the answer. `failed` may
+    put something else than the error into the answer.
     """
 
-    __slots__ = ("answer", "kind", "rows", "rows_of", "size", "timeout_ms", "to_request", "was_sent")
+    __slots__ = (
+        "answer",
+        "failed",
+        "kind",
+        "rows",
+        "rows_of",
+        "size",
+        "timeout_ms",
+        "timer",
+        "to_request",
+        "was_sent",
+    )
 
     def __init__(
         self,
@@ -47,6 +67,7 @@ class Question:
         timeout_ms: int,
         to_request: Callable[[list[Any]], peer_pb2.PeerServiceExchangeRequest],
         rows_of: Callable[[peer_pb2.PeerServiceExchangeResponse], list[Any]],
+        failed: Callable[[Question, Exception], None] | None = None,
     ) -> None:
         self.kind = kind
         self.rows = rows
@@ -56,6 +77,41 @@ class Question:
         self.rows_of = rows_of
         self.answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self.was_sent = False
+        self.failed = failed
+        self.timer: asyncio.TimerHandle | None = None
+        """Of its end without an answer."""
+
+    def settle(self, rows: list[Any]) -> None:
+        if not self.answer.done():
+            self._stop_timer()
+            self.answer.set_result(rows)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self._stop_timer()
+            if self.failed is not None:
+                self.failed(self, error)
+            else:
+                self.answer.set_exception(error)
+
+    def _stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+def unreachable(node_id: str, error: Exception, *, was_sent: bool) -> Exception:
+    """The error, or PeerUnreachable if it says that the peer gave no answer."""
+    match error:
+        case StreamEnded():
+            return PeerUnreachable(node_id, str(error), maybe_done=error.was_sent)
+        case TimeoutError():
+            return PeerUnreachable(node_id, "no answer in time", maybe_done=was_sent)
+        case NotReady() | ClusterIdMismatch() | NodeIdMismatch():
+            return PeerUnreachable(node_id, error.message, maybe_done=False)
+        case Unavailable() | DeadlineExceeded():
+            return PeerUnreachable(node_id, error.message, maybe_done=True)
+        case _:
+            return error
 
 
 class Stream(Protocol):
@@ -84,7 +140,7 @@ class Questions:
 
     @property
     def are_waiting(self) -> bool:
-        return bool(self._pending)
+        return any(not question.answer.done() for question in self._pending)
 
     @property
     def asked(self) -> list[Question]:
@@ -94,11 +150,6 @@ class Questions:
     def add(self, question: Question) -> None:
         self._pending.append(question)
         self.wake()
-
-    def withdraw(self, question: Question) -> None:
-        """Is told that nobody waits for the answer any longer."""
-        if not question.was_sent and question in self._pending:
-            self._pending.remove(question)
 
     def opened(self, stream: Stream) -> None:
         self._stream = stream
@@ -169,11 +220,10 @@ class Questions:
         start = 0
         for question in questions:
             end = start + len(question.rows) if question.kind else len(rows)
-            if not question.answer.done():
-                if error is not None:
-                    question.answer.set_exception(error)
-                else:
-                    question.answer.set_result(rows[start:end])
+            if error is not None:
+                question.fail(error)
+            else:
+                question.settle(rows[start:end])
             start = end
 
     def _let_others_pass(self, request_id: int) -> None:
@@ -193,5 +243,4 @@ class Questions:
         self._counted.clear()
         self._pending.clear()
         for question in questions:
-            if not question.answer.done():
-                question.answer.set_exception(StreamEnded(why, was_sent=question.was_sent and maybe_done))
+            question.fail(StreamEnded(why, was_sent=question.was_sent and maybe_done))

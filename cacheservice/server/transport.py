@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 from cacheservice.clock import Clock
-from cacheservice.errors import (
-    AnswerTooLarge,
-    CacheServiceError,
-    ClusterIdMismatch,
-    DeadlineExceeded,
-    NodeIdMismatch,
-    NotReady,
-    Unavailable,
-)
+from cacheservice.errors import AnswerTooLarge, CacheServiceError
 from cacheservice.node.columns import Reads, Row, Writes
 from cacheservice.node.fences import Fence
 from cacheservice.node.operations import Answer, Change, Operation
 from cacheservice.node.transport import PeerUnreachable
 from cacheservice.server import column_codec, copies, peer_codec
 from cacheservice.server.channels import PeerChannels
+from cacheservice.server.copy_questions import CopyQuestions
 from cacheservice.server.decode import Bounds
-from cacheservice.server.questions import Question, StreamEnded
+from cacheservice.server.questions import Question, StreamEnded, unreachable
 from cacheservice.v1 import cache_pb2, peer_pb2
 
 _log = logging.getLogger(__name__)
 
+_NO_ADDRESS = "has no known address"
 FORWARDS = "forwards"
 COPIES = "copies"
 HANDOFF = "handoff"
@@ -55,6 +50,7 @@ class GrpcTransport:
         self._clock = clock
         self._ring_epoch = ring_epoch
         self._addresses: dict[str, str] = {}
+        self._copy_questions = CopyQuestions(self._header, clock)
 
     def set_addresses(self, addresses: dict[str, str]) -> None:
         """Takes over the members' addresses by node id."""
@@ -127,20 +123,15 @@ class GrpcTransport:
         request = peer_pb2.OwnedRequest(header=self._header(node_id), batch=batch)
         return peer_pb2.PeerServiceExchangeRequest(owned=request)
 
-    async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
-        def to_request(rows: list[Change]) -> peer_pb2.PeerServiceExchangeRequest:
-            request = peer_pb2.PeerServiceExchangeRequest()
-            request.replicate.header.CopyFrom(self._header(node_id))
-            copies.fill(request.replicate.copies, rows, self._clock.now_ms())
-            return request
-
-        size = sum(len(change.entry.value) for change in changes if change.entry is not None)
-        question = Question("replicate", list(changes), size, timeout_ms, to_request, _replicate_rows)
-        try:
-            return await self._ask(node_id, COPIES, question)
-        except CacheServiceError as error:
-            _log.warning("%s keeps no copies: %s", node_id, error)
-            return [0] * len(changes)
+    def replicate(
+        self, node_id: str, changes: Sequence[Change], *, timeout_ms: int
+    ) -> asyncio.Future[list[int]]:
+        question = self._copy_questions.of(node_id, changes, timeout_ms)
+        address = self._addresses.get(node_id)
+        if address is None:
+            question.fail(StreamEnded(_NO_ADDRESS, was_sent=False))
+            return question.answer
+        return self._channels.stream(address, COPIES).ask(question)
 
     async def fetch(
         self, node_id: str, keys: Sequence[str], versions: Sequence[int], *, timeout_ms: int
@@ -250,23 +241,13 @@ class GrpcTransport:
 
     async def _ask(self, node_id: str, purpose: str, question: Question) -> list[Any]:
         """The peer's answer. PeerUnreachable when it gave none; else the error that it answered with."""
-        address = self._address(node_id)
-        try:
-            return await self._channels.stream(address, purpose).ask(question)
-        except StreamEnded as ended:
-            raise PeerUnreachable(node_id, str(ended), maybe_done=ended.was_sent) from None
-        except TimeoutError:
-            raise PeerUnreachable(node_id, "no answer in time", maybe_done=question.was_sent) from None
-        except (NotReady, ClusterIdMismatch, NodeIdMismatch) as error:
-            raise PeerUnreachable(node_id, error.message, maybe_done=False) from None
-        except (Unavailable, DeadlineExceeded) as error:
-            raise PeerUnreachable(node_id, error.message, maybe_done=True) from None
-
-    def _address(self, node_id: str) -> str:
         address = self._addresses.get(node_id)
         if address is None:
-            raise PeerUnreachable(node_id, "has no known address", maybe_done=False)
-        return address
+            raise PeerUnreachable(node_id, _NO_ADDRESS, maybe_done=False)
+        try:
+            return await self._channels.stream(address, purpose).ask(question)
+        except (StreamEnded, TimeoutError, CacheServiceError) as error:
+            raise unreachable(node_id, error, was_sent=question.was_sent) from None
 
     def _header(self, node_id: str) -> peer_pb2.PeerHeader:
         return peer_pb2.PeerHeader(
@@ -279,10 +260,6 @@ class GrpcTransport:
 
 def _forward_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[peer_pb2.OperationResult]:
     return list(response.forward.results)
-
-
-def _replicate_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[int]:
-    return list(response.replicate.versions)
 
 
 def _fetch_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[peer_pb2.Copies]:

@@ -8,6 +8,7 @@ import pytest
 from cacheservice.clock import ManualClock
 from cacheservice.node.operations import Change
 from cacheservice.node.peers import Peers
+from cacheservice.node.replay import replay
 from cacheservice.node.replication import Copies, Replicator
 from cacheservice.node.transport import PeerUnreachable
 from cacheservice.node.view import View
@@ -21,14 +22,22 @@ class SlowTransport(NoTransport):
 
     def __init__(self) -> None:
         self.is_down = False
+        self.fails = False
+        self.defect: Exception | None = None
+        self.answered = 0
         self.started = asyncio.Event()
         self.let_go = asyncio.Event()
 
     async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
         if self.is_down:
             raise PeerUnreachable(node_id, "down", maybe_done=False)
+        if self.defect is not None:
+            raise self.defect
         self.started.set()
         await self.let_go.wait()
+        self.answered += 1
+        if self.fails:
+            raise PeerUnreachable(node_id, "fails", maybe_done=True)
         return [change.version for change in changes]
 
 
@@ -51,7 +60,10 @@ async def test_a_write_missed_while_an_older_one_is_replayed_is_hinted_anew(
     transport: SlowTransport, replicator: Replicator
 ) -> None:
     replicator.hints.add("n2", "k")
-    replaying = asyncio.create_task(replicator.replay("n2", lambda key: change(key, 1), 100))
+    peers = replicator._peers
+    replaying = asyncio.create_task(
+        replay("n2", replicator.hints, lambda key: change(key, 1), transport, peers, 100)
+    )
     await transport.started.wait()
     transport.is_down = True
     assert await replicator.replicate([change("k", 2)], [["n2"]], 100) == [Copies(missed=("n2",))]
@@ -63,23 +75,41 @@ async def test_a_write_missed_while_an_older_one_is_replayed_is_hinted_anew(
 async def test_a_replay_that_fails_keeps_its_hints(transport: SlowTransport, replicator: Replicator) -> None:
     transport.is_down = True
     replicator.hints.add("n2", "k")
-    await replicator.replay("n2", lambda key: change(key, 1), 100)
+    await replay("n2", replicator.hints, lambda key: change(key, 1), transport, replicator._peers, 100)
     assert len(replicator.hints) == 1
 
 
-async def test_a_key_of_which_nothing_is_known_any_longer_needs_no_hint(replicator: Replicator) -> None:
+async def test_a_key_of_which_nothing_is_known_any_longer_needs_no_hint(
+    transport: SlowTransport, replicator: Replicator
+) -> None:
     replicator.hints.add("n2", "k")
-    await replicator.replay("n2", lambda _: None, 100)
+    await replay("n2", replicator.hints, lambda _: None, transport, replicator._peers, 100)
     assert len(replicator.hints) == 0
 
 
 @pytest.mark.parametrize("targets", [["n2"], ["n2", "n3"]])
-async def test_when_the_caller_goes_the_replicas_are_hinted(
-    transport: SlowTransport, replicator: Replicator, targets: list[str]
+@pytest.mark.parametrize("answers", [True, False])
+async def test_when_the_caller_goes_the_copies_go_on(
+    transport: SlowTransport, replicator: Replicator, targets: list[str], answers: bool
 ) -> None:
-    writing = asyncio.create_task(replicator.replicate([change("k", 1)], [targets], 100))
+    """And replicas that give no answer then are hinted."""
+    copies = replicator.replicate([change("k", 1)], [targets], 100)
     await transport.started.wait()
-    writing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await writing
-    assert sorted(replicator.hints.nodes()) == targets
+    copies.cancel()
+    transport.fails = not answers
+    transport.let_go.set()
+    async with asyncio.timeout(10):
+        while transport.answered != len(targets):
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert sorted(replicator.hints.nodes()) == ([] if answers else targets)
+
+
+async def test_what_is_no_answer_at_all_is_the_writers_error_and_the_replica_is_hinted(
+    transport: SlowTransport, replicator: Replicator
+) -> None:
+    transport.defect = ZeroDivisionError("defect")
+    with pytest.raises(ZeroDivisionError, match="defect"):
+        await replicator.replicate([change("k", 1)], [["n2", "n3"]], 100)
+    await asyncio.sleep(0)
+    assert sorted(replicator.hints.nodes()) == ["n2", "n3"]

@@ -45,7 +45,7 @@ async def test_what_a_peer_that_leaves_is_at_work_on_is_waited_for(stack: AsyncE
     question = Question(
         "", ["row"], 0, 60_000, lambda _: peer_pb2.PeerServiceExchangeRequest(), lambda _: ["done"]
     )
-    asking = asyncio.create_task(channels.stream(address, "forwards").ask(question))
+    asking = channels.stream(address, "forwards").ask(question)
     async with asyncio.timeout(20):
         await peer.was_asked.wait()
         channels.retain(())

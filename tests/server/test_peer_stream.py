@@ -78,8 +78,8 @@ def copies(*versions: int, kind: str = "replicate", size: int = 0, timeout_ms: i
     return Question(kind, rows, size, timeout_ms, to_request, rows_of)
 
 
-async def asking(stream: PeerStream, *questions: Question) -> list[asyncio.Task[list[Any]]]:
-    tasks = [asyncio.create_task(stream.ask(question)) for question in questions]
+async def asking(stream: PeerStream, *questions: Question) -> list[asyncio.Future[list[Any]]]:
+    tasks = [stream.ask(question) for question in questions]
     await asyncio.sleep(0)
     return tasks
 
