@@ -30,7 +30,7 @@ _PING_TIMEOUT_MS = 5_000
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
-    """Options of every channel and server: message bounds, and quick returns to a peer that restarted."""
+    """Options of every channel: message bounds, and quick returns to a peer that restarted."""
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
