@@ -58,7 +58,7 @@ class Methods:
         served = ServedCall(method, call, self._ended)
         self._open.add(served)
         if served.deadline is not None and self._timer is None:
-            self._check()
+            self._timer = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
         return served
 
     def _ended(self, call: ServedCall) -> None:

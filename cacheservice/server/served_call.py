@@ -17,6 +17,8 @@ from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import End
 from cacheservice.server.completion import call_status, defect
 
+ANSWER_SECONDS = 1.0
+"""After its deadline, for an answer to leave: its caller has ended the call by then, if it still can."""
 WRITES_AT_A_TIME = 16
 """Without a turn for everybody else, where the caller takes all."""
 MAX_REQUESTS = 16
@@ -57,7 +59,7 @@ class ServedCall:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self.deadline = None if call.timeout is None else self._loop.time() + call.timeout
-        """When the caller waits no longer, by the event loop's clock; None for a caller with patience."""
+        """When the call is to be cancelled, by the event loop's clock; None for a caller with patience."""
         self._requests: deque[bytes] = deque()
         self._has_all = False
         self._is_open = True
@@ -199,11 +201,16 @@ class ServedCall:
 
     def _answer(self, message: bytes) -> None:
         if self._is_open:
-            self._is_open = False
+            self._close()
             self._call.answer(message)
 
     def _end(self, status: CallStatus) -> None:
         if self._is_open:
-            self._is_open = False
-            self._requests.clear()
+            self._close()
             self._call.finish(status)
+
+    def _close(self) -> None:
+        self._is_open = False
+        self._requests.clear()
+        if self.deadline is not None:
+            self.deadline += ANSWER_SECONDS
