@@ -349,7 +349,7 @@ class Connection:
             raise ProtocolError(
                 ErrorCode.COMPRESSION_ERROR, f"headers that cannot be read: {error}"
             ) from None
-        fields = [(_text(name), _text(value)) for name, value in decoded]
+        fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in decoded]
         stream = self._streams.get(number)
         is_last = bool(first_flags & Flag.END_STREAM)
         if stream is None and self._accept is not None and number > self._last_theirs:
@@ -488,10 +488,6 @@ class Connection:
             self._unread_frames += 1
         if max(self._idle_frames, self._unread_frames) > MAX_IDLE_FRAMES:
             raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames without a message")
-
-
-def _text(part: str | bytes) -> str:
-    return part if isinstance(part, str) else part.decode("latin-1")
 
 
 def _name(code: int) -> str:

@@ -30,8 +30,6 @@ section 4.2); to say so when nothing has changed does no harm, as nothing that i
 _CONTENT_TYPE = "application/grpc"
 _PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _DETAILS = "grpc-status-details-bin"
-
-
 _UNITS = {"H": 3_600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 

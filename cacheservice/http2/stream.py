@@ -90,7 +90,7 @@ class TooLarge(Exception):
 
 
 class Unreadable(Exception):
-    """A message is compressed in a way that this side does not know, or not at all."""
+    """A message is none at all, or compressed in a way that this side cannot undo."""
 
 
 class Stream:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from cacheservice.config import Settings
 from cacheservice.errors import NotReady
 from cacheservice.node.node import Node
 from cacheservice.server import gossip_codec
 from cacheservice.server.admission import Admission
+from cacheservice.server.changes import Changes
 from cacheservice.server.gossip import Gossip
 from cacheservice.server.guard import Context
 from cacheservice.v1 import cluster_pb2 as pb
@@ -23,39 +22,20 @@ class ClusterServicer(ClusterServiceServicer):
         self._node = node
         self._gossip = gossip
         self._settings = settings
-        self._watchers: set[asyncio.Event] = set()
-        self._closed = False
-
-    def changed(self) -> None:
-        for watcher in self._watchers:
-            watcher.set()
-
-    def close(self) -> None:
-        self._closed = True
-        self.changed()
+        self._changes = Changes()
+        self.changed = self._changes.changed
+        self.close = self._changes.close
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
         return pb.DescribeResponse(topology=self._topology(), ring_epoch=self._node.ring_epoch)
 
     async def WatchTopology(self, request: pb.WatchTopologyRequest, context: Context) -> None:  # type: ignore[override]
-        """Changes that come while one is being sent are sent as one."""
         self._admission.check_open()
-        watcher = asyncio.Event()
-        self._watchers.add(watcher)
-        sent = None
-        try:
-            while not self._closed:
-                watcher.clear()
-                topology = self._topology()
-                if topology != sent:
-                    sent = topology
-                    await context.write(
-                        pb.WatchTopologyResponse(topology=topology, ring_epoch=self._node.ring_epoch)
-                    )
-                else:
-                    await watcher.wait()
-        finally:
-            self._watchers.discard(watcher)
+
+        async def send(topology: pb.Topology) -> None:
+            await context.write(pb.WatchTopologyResponse(topology=topology, ring_epoch=self._node.ring_epoch))
+
+        await self._changes.tell(self._topology, send)
         raise NotReady("this node is about to stop")
 
     def _topology(self) -> pb.Topology:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from cacheservice.errors import CacheServiceError, InternalError
+from google.protobuf.message import DecodeError
+
+from cacheservice.errors import CacheServiceError, InternalError, InvalidArgument
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.wire import status_code, to_status
 
@@ -30,6 +32,14 @@ async def completed(
             return refused(error)
         except Exception:
             return refused(defect())
+
+
+def parsed(parse: Callable[[bytes], Any], message: bytes) -> Any:
+    """What the message says; InvalidArgument when it is none of its type."""
+    try:
+        return parse(message)
+    except DecodeError as error:
+        raise InvalidArgument.of("request", "a message of its type", str(error)) from None
 
 
 def call_status(error: CacheServiceError) -> CallStatus:

@@ -7,14 +7,12 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeAlias, TypeVar
 
-from google.protobuf.message import DecodeError
-
-from cacheservice.errors import CacheServiceError, InvalidArgument
+from cacheservice.errors import CacheServiceError
 from cacheservice.http2 import statuses
 from cacheservice.http2.call import Call
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import End
-from cacheservice.server.completion import call_status, defect
+from cacheservice.server.completion import call_status, defect, parsed
 
 MAX_AT_WORK = 64
 """Requests of one stream that wait for other nodes at a time; then the node begins with no more."""
@@ -65,9 +63,9 @@ class DirectStream:
         if self._is_last:
             return
         try:
-            self._requests.extend(self._requests_of(self._parse(message)))
-        except DecodeError as error:
-            self._abort(InvalidArgument.of("request", "a message of its type", str(error)))
+            self._requests.extend(self._requests_of(parsed(self._parse, message)))
+        except CacheServiceError as error:
+            self._abort(error)
             return
         self._go_on()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
+from cacheservice.server.changes import Changes
 from cacheservice.server.guard import Context
 
 
@@ -18,7 +18,7 @@ class Health(HealthServicer):
 
     def __init__(self) -> None:
         self._statuses: dict[str, Any] = {}
-        self._watchers: set[asyncio.Event] = set()
+        self._changes = Changes()
 
     def set(self, serving: Mapping[str, bool]) -> None:
         """By service; the empty name is the node as a whole."""
@@ -26,8 +26,7 @@ class Health(HealthServicer):
             self._statuses[service] = (
                 HealthCheckResponse.SERVING if is_serving else HealthCheckResponse.NOT_SERVING
             )
-        for watcher in self._watchers:
-            watcher.set()
+        self._changes.changed()
 
     async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
         status = self._statuses.get(request.service)
@@ -36,18 +35,10 @@ class Health(HealthServicer):
         return HealthCheckResponse(status=status)
 
     async def Watch(self, request: HealthCheckRequest, context: Context) -> None:
-        """Changes that come while one is being sent are sent as one."""
-        watcher = asyncio.Event()
-        self._watchers.add(watcher)
-        sent = None
-        try:
-            while True:
-                watcher.clear()
-                status = self._statuses.get(request.service, HealthCheckResponse.SERVICE_UNKNOWN)
-                if status != sent:
-                    sent = status
-                    await context.write(HealthCheckResponse(status=status))
-                else:
-                    await watcher.wait()
-        finally:
-            self._watchers.discard(watcher)
+        def current() -> Any:
+            return self._statuses.get(request.service, HealthCheckResponse.SERVICE_UNKNOWN)
+
+        async def send(status: Any) -> None:
+            await context.write(HealthCheckResponse(status=status))
+
+        await self._changes.tell(current, send)

@@ -11,6 +11,7 @@ from cacheservice.http2 import statuses
 from cacheservice.http2.call import Call, Handler
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.server.served_call import Method, ServedCall
+from cacheservice.server.under_way import UnderWay
 
 CANCEL_SECONDS = 1.0
 """For methods that are cancelled to come to their end."""
@@ -27,9 +28,8 @@ class Methods:
     def __init__(self) -> None:
         self.handlers: dict[str, Handler] = {}
         """By path."""
-        self._open: set[ServedCall] = set()
+        self._open: UnderWay[ServedCall] = UnderWay()
         self._timer: asyncio.TimerHandle | None = None
-        self._idle: asyncio.Future[None] | None = None
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Handlers come a second time, by name, and are taken from there."""
@@ -44,27 +44,20 @@ class Methods:
 
     async def finish(self, seconds: float) -> None:
         """Returns when no call is under way; after so long those that still are have been cancelled."""
-        if self._open:
-            self._idle = asyncio.get_running_loop().create_future()
-            await asyncio.wait((self._idle,), timeout=seconds)
+        await self._open.ended(seconds)
         stopping = CallStatus(statuses.UNAVAILABLE, "the node is about to stop")
-        tasks = [task for call in self._open.copy() if (task := call.cancel(stopping)) is not None]
+        tasks = [task for call in list(self._open) if (task := call.cancel(stopping)) is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
         if self._timer is not None:
             self._timer.cancel()
 
     def _begun(self, method: Method, call: Call) -> ServedCall:
-        served = ServedCall(method, call, self._ended)
+        served = ServedCall(method, call, self._open.discard)
         self._open.add(served)
         if served.deadline is not None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
         return served
-
-    def _ended(self, call: ServedCall) -> None:
-        self._open.discard(call)
-        if not self._open and self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
 
     def _check(self) -> None:
         """Ends what nobody waits for any longer."""

@@ -8,14 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from cacheservice.errors import AnswerTooLarge, CacheServiceError, InvalidArgument
+from cacheservice.errors import AnswerTooLarge, CacheServiceError
 from cacheservice.http2 import statuses
 from cacheservice.http2.call import Call
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import End
-from cacheservice.server.completion import call_status, defect
+from cacheservice.server.completion import call_status, defect, parsed
 
 ANSWER_SECONDS = 1.0
 """After its deadline, for an answer to leave: its caller has ended the call by then, if it still can."""
@@ -23,7 +22,6 @@ WRITES_AT_A_TIME = 16
 """Without a turn for everybody else, where the caller takes all."""
 MAX_REQUESTS = 16
 """Of a call of many, that wait to be taken; then the caller is told to send no more."""
-
 
 _CANCELLED = CallStatus(statuses.CANCELLED, "the call was cancelled")
 
@@ -174,22 +172,16 @@ class ServedCall:
             self._end(call_status(defect()))
 
     def _the_request(self) -> Any:
-        return self._parsed(self._requests.popleft())
+        return parsed(self._method.parse, self._requests.popleft())
 
     async def _each_request(self) -> AsyncIterator[Any]:
         while self._requests or not self._has_all:
             if self._requests:
                 request = self._requests.popleft()
                 self._call.resume()
-                yield self._parsed(request)
+                yield parsed(self._method.parse, request)
             else:
                 await self._next()
-
-    def _parsed(self, message: bytes) -> Any:
-        try:
-            return self._method.parse(message)
-        except DecodeError as error:
-            raise InvalidArgument.of("request", "a message of its type", str(error)) from None
 
     async def _next(self) -> None:
         self._progress = self._loop.create_future()

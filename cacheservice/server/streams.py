@@ -10,6 +10,7 @@ from cacheservice.http2 import statuses
 from cacheservice.http2.call import Call, Handler
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.server.direct_stream import Begun, DirectStream
+from cacheservice.server.under_way import UnderWay
 
 
 def alone(message: Any) -> tuple[Any]:
@@ -21,10 +22,10 @@ class Streams:
     """Serves streams until their callers end them, or `close` does."""
 
     def __init__(self) -> None:
-        self._open: dict[DirectStream, asyncio.TimerHandle | None] = {}
-        """With what ends them at their deadlines, which few have."""
+        self._open: UnderWay[DirectStream] = UnderWay()
+        self._timers: dict[DirectStream, asyncio.TimerHandle] = {}
+        """What ends them at their deadlines, which few have."""
         self._closed = False
-        self._idle: asyncio.Future[None] | None = None
 
     def close(self) -> None:
         """Ends the streams: each when what it has read is answered."""
@@ -34,9 +35,7 @@ class Streams:
 
     async def finished(self, seconds: float) -> None:
         """Returns when all streams have ended, or after so long."""
-        if self._open:
-            self._idle = asyncio.get_running_loop().create_future()
-            await asyncio.wait((self._idle,), timeout=seconds)
+        await self._open.ended(seconds)
 
     def handler(
         self,
@@ -50,11 +49,10 @@ class Streams:
             loop = asyncio.get_running_loop()
             call.respond()
             stream = DirectStream(call, parse, begin, requests, self._discard)
-            timer = None
             if call.timeout is not None:
                 late = CallStatus(statuses.DEADLINE_EXCEEDED, "its caller waits no longer")
-                timer = loop.call_later(call.timeout, stream.end, late)
-            self._open[stream] = timer
+                self._timers[stream] = loop.call_later(call.timeout, stream.end, late)
+            self._open.add(stream)
             if self._closed:
                 loop.call_soon(stream.stop_reading)
             return stream
@@ -62,8 +60,7 @@ class Streams:
         return serve
 
     def _discard(self, stream: DirectStream) -> None:
-        timer = self._open.pop(stream, None)
+        self._open.discard(stream)
+        timer = self._timers.pop(stream, None)
         if timer is not None:
             timer.cancel()
-        if not self._open and self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)

@@ -1,14 +1,16 @@
-"""Methods served at a free port, and a channel of grpcio's to it."""
+"""Methods served at a free port, and a channel of grpcio's to it; and whole nodes."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
 
+from cacheservice.config import Settings
 from cacheservice.http2.server import Server
+from cacheservice.server.app import NodeServer
 from cacheservice.server.methods import Methods
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -25,3 +27,16 @@ async def serving(methods: Methods, **options: Any) -> AsyncIterator[grpc.aio.Ch
     finally:
         await methods.finish(0)
         await server.close()
+
+
+async def started(stack: AsyncExitStack, *siblings: str, **settings: Any) -> NodeServer:
+    """A node in this process that has joined, and stops with the stack."""
+    server = NodeServer(Settings(**{"listen": "127.0.0.1:0", "drain_seconds": 0, **settings}), siblings)
+    await server.start()
+    await server.join()
+    stack.push_async_callback(server.stop)
+    return server
+
+
+def address_of(server: NodeServer) -> str:
+    return f"127.0.0.1:{server.port}"

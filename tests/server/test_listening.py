@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,14 @@ from cacheservice.client import Client
 from cacheservice.config import Settings
 from cacheservice.server.app import NodeServer
 from tests.certificates import Authority, settings_of
+from tests.server.serving import address_of, started
 
 Start = Callable[..., Awaitable[NodeServer]]
 
 
 @pytest.fixture
 def start(stack: AsyncExitStack) -> Start:
-    async def start_node(**settings: Any) -> NodeServer:
-        server = NodeServer(Settings(**{"listen": "127.0.0.1:0", "drain_seconds": 0, **settings}))
-        await server.start()
-        await server.join()
-        stack.push_async_callback(server.stop)
-        return server
-
-    return start_node
-
-
-def address_of(server: NodeServer) -> str:
-    return f"127.0.0.1:{server.port}"
+    return partial(started, stack)
 
 
 @pytest.fixture

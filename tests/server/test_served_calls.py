@@ -543,4 +543,4 @@ async def test_nothing_is_left_of_calls(channel: grpc.aio.Channel, methods: Meth
     await until(lambda: not methods._open)
     gc.collect()
     calls = [each for each in gc.get_objects() if isinstance(each, ServedCall)]
-    assert not [call for call in calls if call._on_end.__self__ is methods]  # type: ignore[attr-defined]
+    assert not [call for call in calls if call._on_end.__self__ is methods._open]  # type: ignore[attr-defined]

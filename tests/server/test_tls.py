@@ -16,11 +16,11 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from cacheservice.certificates import Certificates, Tls
 from cacheservice.client import Client
-from cacheservice.config import Settings
 from cacheservice.connection import open_channel
 from cacheservice.server.app import READINESS, NodeServer
 from cacheservice.v1.cache_pb2 import GetRequest
 from tests.certificates import NAME, Authority, settings_of
+from tests.server.serving import address_of, started
 
 Start = Callable[..., Awaitable[NodeServer]]
 
@@ -38,19 +38,7 @@ def tls(authority: Authority, tmp_path: Path) -> Tls:
 
 @pytest.fixture
 def start(stack: AsyncExitStack, tls: Tls) -> Start:
-    async def start_node(*siblings: str, **settings: Any) -> NodeServer:
-        chosen = {"listen": "127.0.0.1:0", **settings_of(tls), **settings}
-        server = NodeServer(Settings(drain_seconds=0, **chosen), siblings)
-        await server.start()
-        await server.join()
-        stack.push_async_callback(server.stop)
-        return server
-
-    return start_node
-
-
-def address_of(server: NodeServer) -> str:
-    return f"127.0.0.1:{server.port}"
+    return lambda *siblings, **settings: started(stack, *siblings, **{**settings_of(tls), **settings})
 
 
 async def status(address: str, tls: Tls | None) -> int:
