@@ -9,9 +9,8 @@ owner.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cacheservice.clock import Clock
 from cacheservice.errors import (
@@ -22,14 +21,16 @@ from cacheservice.errors import (
     WrongOwner,
     shown,
 )
+from cacheservice.node.call import NOWHERE, Call
 from cacheservice.node.courier import Courier
 from cacheservice.node.events import Events
 from cacheservice.node.fill_waits import FillWaits
 from cacheservice.node.forwards import Forwards
 from cacheservice.node.handoff import Handoff
+from cacheservice.node.intake import Intake
 from cacheservice.node.invalidations import Invalidations
 from cacheservice.node.operations import Answer, Change, Get, GetResult, Operation, may_repeat
-from cacheservice.node.owner import NOWHERE, Call, Owner, OwnerConfig
+from cacheservice.node.owner import Owner, OwnerConfig
 from cacheservice.node.peers import Peers
 from cacheservice.node.settling import Settling
 from cacheservice.node.shard import Shard
@@ -38,6 +39,7 @@ from cacheservice.node.stats import NodeStats
 from cacheservice.node.sweeps import Sweeps
 from cacheservice.node.transport import PeerUnreachable, Transport
 from cacheservice.node.view import View
+from cacheservice.node.write_copies import Written
 from cacheservice.ring import Ring
 
 MAX_HOPS = 2
@@ -124,9 +126,16 @@ class Node:
             transport,
             self._peers,
             self.standing,
-            self.handoff.stray_came,
             self.handoff.start_over,
             self.invalidations.learn,
+        )
+        self.intake = Intake(
+            config.node_id,
+            config.replication_factor,
+            shard,
+            self._peers,
+            self.owner.replicator.hints,
+            self.handoff.stray_came,
         )
         self.fill_waits = FillWaits(self._read_one, shard.leases, clock, config.most_waiting)
 
@@ -182,12 +191,9 @@ class Node:
     def is_first_owner(self, key: str) -> bool:
         return self._peers.view.ring.owns(self.node_id, (key,))
 
-    def replicate(
-        self, changes: Sequence[Change], timeout_ms: int
-    ) -> Coroutine[Any, Any, list[tuple[int, int]]]:
-        """Has changes copied that were made here; of each its version in the end, and how many replicas
-        hold it."""
-        return self.owner.replicate(self._call(timeout_ms, MAX_HOPS), changes)
+    def replicate(self, changes: Sequence[Change], timeout_ms: int) -> asyncio.Future[Written]:
+        """Has changes copied that were made here."""
+        return self.owner.copies.make(self._call(timeout_ms, MAX_HOPS), changes)
 
     def set_view(self, view: View) -> None:
         """Routes by `view` from now on; requests under way use it for what they try next."""

@@ -4,11 +4,12 @@ has it copied."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cacheservice.clock import Clock
 from cacheservice.errors import CacheServiceError, TooFewReplicas, shown
+from cacheservice.node.call import Call
 from cacheservice.node.operations import (
     Answer,
     Change,
@@ -27,8 +28,7 @@ from cacheservice.node.replication import Copies, Replicator
 from cacheservice.node.shard import Shard
 from cacheservice.node.standing import Standing
 from cacheservice.node.transport import PeerUnreachable, Transport
-
-NOWHERE: frozenset[str] = frozenset()
+from cacheservice.node.write_copies import Sent, WriteCopies, Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +43,6 @@ class OwnerConfig:
     """How long a write waits for its replicas."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What holds for a whole request while it is routed."""
-
-    clock: Clock
-    deadline: int
-    hops_left: int
-
-    def attempt_ms(self, limit_ms: int) -> int:
-        """Time for one attempt: half of what is left at most, so that the caller still hears of it, and
-        can ask another owner, when the attempt fails."""
-        return max(1, min(limit_ms, (self.deadline - self.clock.now_ms()) // 2))
-
-
 class Owner:
     """Operations on keys that are this node's own."""
 
@@ -68,17 +54,24 @@ class Owner:
         transport: Transport,
         peers: Peers,
         standing: Standing,
-        on_stray: Callable[[], None],
         on_gap: Callable[[], None],
         learn_fences: Callable[[int], Awaitable[bool]],
     ) -> None:
-        self._on_stray = on_stray
         self._on_gap = on_gap
         self._learn_fences = learn_fences
         self.shard = shard
         self.replicator = Replicator(transport, peers)
         self._config = config
         self._node_id = config.node_id
+        self.copies = WriteCopies(
+            config.node_id,
+            config.replication_factor,
+            config.replication_timeout_ms,
+            shard,
+            peers,
+            self.replicator,
+            self.mend,
+        )
         self._clock = clock
         self._transport = transport
         self._peers = peers
@@ -119,7 +112,7 @@ class Owner:
                 for operation in operations
                 if isinstance(operation, Set) and operation.lease_token
             }
-            written = await self.replicate(call, changes, unreachable, waited_for, fills)
+            written = await self.copies.make(call, changes, unreachable, waited_for, fills)
             for position, (version, copies) in zip(positions, written, strict=True):
                 answers[position] = _written(operations[position], answers[position], version, 1 + copies)
         return answers
@@ -133,33 +126,23 @@ class Owner:
             raise refusal
         return found
 
-    async def replicate(
-        self,
-        call: Call,
-        changes: Sequence[Change],
-        unreachable: frozenset[str] = NOWHERE,
-        waited_for: Collection[str] = (),
-        fills: Collection[str] = (),
-    ) -> list[tuple[int, int]]:
-        """The version of each change in the end, and how many replicas hold it, or something later.
-
-        Namespaces whose copies are made later have none by then, but for keys that are `waited_for`.
+    async def mend(self, sent: Sent, copies: list[Copies]) -> Written:
+        """What is to be done when replicas gave no answer, or have something later.
 
         A replica that has a later version, while this node has not, shows that this node missed a write: it
         was made while it could not be reached. The change, which is the later one in truth, gets a version
         above that and goes out again. But `fills` were loaded before that write, and give way to it.
         """
-        targets = self._targets([change.key for change in changes], waited_for)
-        timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
-        copies = await self.replicator.replicate(changes, targets, timeout_ms, unreachable)
+        changes, targets = sent.changes, sent.targets
         if any(made.missed for made in copies):
-            await self._have_others_stand_in(call, changes, targets, copies, unreachable)
+            await self._have_others_stand_in(sent, copies)
         newer: dict[int, Change] = {}
         versions = [change.version for change in changes]
         for position, (change, made) in enumerate(zip(changes, copies, strict=True)):
-            if made.latest > change.version and change.key in fills:
+            if made.latest > change.version and change.key in sent.fills:
                 versions[position] = made.latest
                 self.shard.drop(change.key, change.version)
+                timeout_ms = sent.call.attempt_ms(self._config.replication_timeout_ms)
                 await asyncio.gather(
                     *(self._fetch(node_id, [change.key], timeout_ms) for node_id in targets[position])
                 )
@@ -169,36 +152,13 @@ class Owner:
                     newer[position] = outdone
                     versions[position] = outdone.version
         if newer:
-            timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
+            timeout_ms = sent.call.attempt_ms(self._config.replication_timeout_ms)
             again = [targets[position] for position in newer]
-            second = await self.replicator.replicate(list(newer.values()), again, timeout_ms, unreachable)
+            outdoing = list(newer.values())
+            second = await self.replicator.replicate(outdoing, again, timeout_ms, sent.unreachable)
             for position, made in zip(newer, second, strict=True):
                 copies[position] = made
         return [(version, made.count) for version, made in zip(versions, copies, strict=True)]
-
-    def take_copies(self, changes: Sequence[Change], sender: str, ring_epoch: int) -> list[int]:
-        """Takes over what another node wrote; the version of each key that is here afterwards, as of merge.
-
-        Where that node has another ring, owners that it does not know of are told what is news here.
-        """
-        view = self._peers.view
-        self._look_for_strays(changes)
-        if ring_epoch == view.ring.epoch:
-            return self.shard.merge_many(changes)
-        versions: list[int] = []
-        for change in changes:
-            known = self.shard.version(change.key)
-            versions.append(self.shard.merge(change))
-            if known < change.version == versions[-1]:
-                for node_id in view.ring.owners(change.key, self._config.replication_factor):
-                    if node_id not in (self._node_id, sender):
-                        self.replicator.hints.add(node_id, change.key)
-        return versions
-
-    def take_in(self, changes: Sequence[Change], *, if_room: bool) -> list[int]:
-        """Takes over what another node handed over; versions as from `take_copies`."""
-        self._look_for_strays(changes)
-        return [self.shard.take_in(change, if_room=if_room) for change in changes]
 
     async def replay_hints(self) -> None:
         """Sends what they missed to the nodes that can be reached again. To be called often."""
@@ -244,54 +204,29 @@ class Owner:
         self._peers.answered(node_id)
         self.shard.merge_many(changes)
 
-    def _look_for_strays(self, changes: Iterable[Change]) -> None:
-        """Notices entries that come from nodes with another view, and do not belong here in this one's."""
-        view = self._peers.view
-        if view.before is not None:
-            return
-        keys = [change.key for change in changes]
-        if not view.ring.holds(self._node_id, keys, self._config.replication_factor):
-            self._on_stray()
-
     def _other_holders(self, keys: Sequence[str]) -> list[list[str]]:
         return self._peers.view.other_holders(keys, self._config.replication_factor, self._node_id)
 
-    def _targets(self, keys: Sequence[str], waited_for: Collection[str]) -> list[list[str]]:
-        """The other holders of each key; nobody where they are told later, and then they are hinted."""
-        targets = self._other_holders(keys)
-        namespaces = self.shard.namespaces
-        if namespaces.any_async:
-            for position, key in enumerate(keys):
-                if key not in waited_for and namespaces.of(key).is_async:
-                    self.replicator.tell_later(targets[position], key)
-                    targets[position] = []
-        return targets
-
-    async def _have_others_stand_in(
-        self,
-        call: Call,
-        changes: Sequence[Change],
-        asked: Sequence[Sequence[str]],
-        copies: list[Copies],
-        unreachable: frozenset[str],
-    ) -> None:
+    async def _have_others_stand_in(self, sent: Sent, copies: list[Copies]) -> None:
         """Gives changes whose replica gave no answer to the next node of the ring that was not asked, which
         owns them if that replica is dead."""
         ring, count = self._peers.view.ring, self._config.replication_factor
-        lost = unreachable | self._peers.view.suspects
+        lost = sent.unreachable | self._peers.view.suspects
         positions: list[int] = []
         targets: list[list[str]] = []
-        for position, (change, made) in enumerate(zip(changes, copies, strict=True)):
+        for position, (change, made) in enumerate(zip(sent.changes, copies, strict=True)):
             lacking = min(len(made.missed), count - 1 - made.count)
             if lacking > 0:
                 then = ring.owners_without({*lost, *made.missed} - {self._node_id}, change.key, count)
-                before = {*asked[position], self._node_id}
+                before = {*sent.targets[position], self._node_id}
                 useful = [node_id for node_id in then if node_id not in before]
                 positions.append(position)
                 targets.append(useful[:lacking])
-        timeout_ms = call.attempt_ms(self._config.replication_timeout_ms)
-        chosen = [changes[position] for position in positions]
-        made_there = await self.replicator.replicate(chosen, targets, timeout_ms, unreachable, hints=False)
+        timeout_ms = sent.call.attempt_ms(self._config.replication_timeout_ms)
+        chosen = [sent.changes[position] for position in positions]
+        made_there = await self.replicator.replicate(
+            chosen, targets, timeout_ms, sent.unreachable, hints=False
+        )
         for position, made in zip(positions, made_there, strict=True):
             copies[position].count += made.count
             copies[position].latest = max(copies[position].latest, made.latest)

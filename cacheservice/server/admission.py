@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 
 from cacheservice.errors import NotReady, Overloaded
@@ -25,14 +23,12 @@ class Admission:
         if not self.is_open:
             raise NotReady("this node has not joined its cluster yet")
 
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Counts, for as long as it lasts, what was let in before."""
+    def goes_on(self) -> None:
+        """Counts what was let in before, until it `ended`."""
         self.count += 1
-        try:
-            yield
-        finally:
-            self.count -= 1
+
+    def ended(self) -> None:
+        self.count -= 1
 
     def __enter__(self) -> None:
         self.check_open()

@@ -1,16 +1,17 @@
-"""Requests that wait for other nodes: each awaited, and whatever comes of it answered."""
+"""What becomes of requests: messages parsed, results answered, errors told."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from asyncio import Future
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 
 from cacheservice.errors import CacheServiceError, InternalError, InvalidArgument
 from cacheservice.http2.statuses import CallStatus
+from cacheservice.node.later import Later
 from cacheservice.wire import status_code, to_status
 
 _log = logging.getLogger(__name__)
@@ -18,20 +19,24 @@ _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-async def completed(
-    work: Callable[[], Awaitable[Result]],
-    counted: AbstractContextManager[None],
-    answer: Callable[[Result], bytes],
-    refused: Callable[[CacheServiceError], bytes],
+class Pending(NamedTuple):
+    """A request that waits for other nodes."""
+
+    future: Future[Any]
+    answer: Callable[[], bytes]
+    """Makes the answer, once the future is done."""
+
+
+def completed(
+    later: Later[Result], answer: Callable[[Result], bytes], refused: Callable[[CacheServiceError], bytes]
 ) -> bytes:
-    """The answer to a request, which is `counted` for as long as it is at work."""
-    with counted:
-        try:
-            return answer(await work())
-        except CacheServiceError as error:
-            return refused(error)
-        except Exception:
-            return refused(defect())
+    """The answer to a request, with its result or with what it was refused for."""
+    try:
+        return answer(later.result())
+    except CacheServiceError as error:
+        return refused(error)
+    except Exception:
+        return refused(defect())
 
 
 def parsed(parse: Callable[[bytes], Any], message: bytes) -> Any:

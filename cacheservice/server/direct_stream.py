@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, TypeAlias
 
 from cacheservice.errors import CacheServiceError
 from cacheservice.http2 import statuses
 from cacheservice.http2.call import Call
 from cacheservice.http2.statuses import CallStatus
 from cacheservice.http2.stream import End
-from cacheservice.server.completion import call_status, defect, parsed
+from cacheservice.server.completion import Pending, call_status, defect, parsed
 
 MAX_AT_WORK = 64
 """Requests of one stream that wait for other nodes at a time; then the node begins with no more."""
 MAX_UNSENT_BYTES = 1024 * 1024
 """Answers that the caller does not take; then, too, the node begins with no more."""
 
-Answer = TypeVar("Answer")
-Begun: TypeAlias = Answer | Callable[[], Coroutine[Any, Any, Answer]]
-"""The answer, or what to call and await for it."""
+Begun: TypeAlias = bytes | Pending
+"""An answer, or what it waits for."""
 
 
 class DirectStream:
@@ -35,7 +35,7 @@ class DirectStream:
         self,
         call: Call,
         parse: Callable[[bytes], Any],
-        begin: Callable[[Any], Begun[bytes]],
+        begin: Callable[[Any], Begun],
         requests: Callable[[Any], Iterable[Any]],
         on_end: Callable[[DirectStream], None],
     ) -> None:
@@ -46,7 +46,7 @@ class DirectStream:
         self._on_end = on_end
         self._requests: deque[Any] = deque()
         """Those that are not begun; as many as the caller may send before it is told to go on."""
-        self._at_work: set[asyncio.Task[bytes]] = set()
+        self._at_work: set[asyncio.Future[Any]] = set()
         self._is_last = False
         """Whether no more requests come, or none are read."""
         self._is_open = True
@@ -92,12 +92,11 @@ class DirectStream:
                     call.pause()
                     return
                 work = self._begin(self._requests.popleft())
-                if callable(work):
-                    task = asyncio.create_task(work())
-                    self._at_work.add(task)
-                    task.add_done_callback(self._finished)
-                else:
+                if isinstance(work, bytes):
                     call.send(work)
+                else:
+                    self._at_work.add(work.future)
+                    work.future.add_done_callback(partial(self._finished, work.answer))
         except Exception:
             self._abort(defect())
             return
@@ -105,15 +104,16 @@ class DirectStream:
         if self._is_last and not self._at_work:
             self.end(statuses.DONE)
 
-    def _finished(self, task: asyncio.Task[bytes]) -> None:
-        self._at_work.discard(task)
-        if not task.cancelled():
-            try:
-                answer = task.result()
-                if self._is_open:
-                    self._call.send(answer)
-            except Exception:
-                self._abort(defect())
+    def _finished(self, answer: Callable[[], bytes], future: asyncio.Future[Any]) -> None:
+        self._at_work.discard(future)
+        try:
+            message = answer()
+            if self._is_open:
+                self._call.send(message)
+        except asyncio.CancelledError:
+            pass
+        except Exception:
+            self._abort(defect())
         self._go_on()
 
     def _abort(self, error: CacheServiceError) -> None:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from cacheservice.config import Settings
 from cacheservice.errors import CacheServiceError, InvalidArgument
-from cacheservice.node.batches import Batches, Soon
+from cacheservice.node.batches import Batches
 from cacheservice.node.columns import Errors, Reads, Removals, Writes
+from cacheservice.node.later import Later, Soon
 from cacheservice.server import column_codec as codec
 from cacheservice.server.admission import Admission
 from cacheservice.server.appended import with_reads
-from cacheservice.server.completion import completed, defect
+from cacheservice.server.completion import Pending, completed, defect
 from cacheservice.server.decode import Bounds, is_nearest, lease_wait_ms
 from cacheservice.server.direct_stream import Begun
 from cacheservice.v1 import cache_pb2 as pb
 from cacheservice.wire import to_status
 
-Result = TypeVar("Result", Reads, Writes, Removals)
+Result = TypeVar("Result")
 
 
 def requests(message: pb.ExchangeRequest) -> Iterator[pb.ExchangeRequest]:
@@ -37,14 +38,6 @@ class Encoded(NamedTuple):
     values: Sequence[bytes] = ()
 
 
-class Work(NamedTuple):
-    """A batch that needs other nodes."""
-
-    result: Callable[[], Awaitable[Any]]
-    """What to call and await for it."""
-    encode: Callable[[Any], Encoded]
-
-
 class Exchange:
     """Answers batches; `begin` is what a stream calls for each."""
 
@@ -58,27 +51,23 @@ class Exchange:
         self._max_answer_bytes = int(settings.max_message_bytes)
         self._default_timeout_ms = round(settings.default_timeout_seconds * 1_000)
 
-    def begin(self, request: pb.ExchangeRequest) -> Begun[bytes]:
-        """Does the batch, or as much of it as needs no other node; the rest is left to who calls the work."""
+    def begin(self, request: pb.ExchangeRequest) -> Begun:
+        """Does the batch, or as much of it as needs no other node; the rest is under way then."""
         batch_id = request.batch_id
         try:
             with self._admission:
-                work = self._start(request)
+                done = self._start(request)
+                if isinstance(done, Later):
+                    self._admission.goes_on()
         except CacheServiceError as error:
             return self._refused(batch_id, error)
         except Exception:
             return self._refused(batch_id, defect())
-        if isinstance(work, Encoded):
-            return self._addressed(batch_id, *work)
-        return partial(
-            completed,
-            work.result,
-            self._admission.counted(),
-            partial(self._answer, batch_id, work.encode),
-            partial(self._refused, batch_id),
-        )
+        if isinstance(done, Later):
+            return Pending(done.future, partial(self._completed, batch_id, done))
+        return self._addressed(batch_id, *done)
 
-    def _start(self, request: pb.ExchangeRequest) -> Encoded | Work:
+    def _start(self, request: pb.ExchangeRequest) -> Soon[Encoded]:
         timeout_ms = request.timeout_ms or self._default_timeout_ms
         match request.WhichOneof("batch"):
             case "get":
@@ -105,8 +94,13 @@ class Exchange:
             case _:
                 raise InvalidArgument.of("batch", "present", "none")
 
-    def _answer(self, batch_id: int, encode: Callable[[Any], Encoded], result: Any) -> bytes:
-        return self._addressed(batch_id, *encode(result))
+    def _completed(self, batch_id: int, later: Later[Encoded]) -> bytes:
+        self._admission.ended()
+        answer, refused = partial(self._answer, batch_id), partial(self._refused, batch_id)
+        return completed(later, answer, refused)
+
+    def _answer(self, batch_id: int, encoded: Encoded) -> bytes:
+        return self._addressed(batch_id, *encoded)
 
     def _encode_reads(self, reads: Reads) -> Encoded:
         return Encoded(
@@ -136,10 +130,10 @@ def _encode_removals(removals: Removals) -> Encoded:
     return Encoded(codec.removals(removals))
 
 
-def _then(result: Soon[Result], refused: Errors, encode: Callable[[Result], Encoded]) -> Encoded | Work:
-    """The response, with the refused rows in their places, if there is the result already."""
-    if callable(result):
-        return Work(result, partial(_encoded, refused, encode))
+def _then(result: Soon[Result], refused: Errors, encode: Callable[[Result], Encoded]) -> Soon[Encoded]:
+    """The response, with the refused rows in their places."""
+    if isinstance(result, Later):
+        return result.then(partial(_encoded, refused, encode))
     return _encoded(refused, encode, result)
 
 

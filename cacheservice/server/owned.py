@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from cacheservice.config import Settings
 from cacheservice.errors import CacheServiceError, InvalidArgument, WrongOwner
-from cacheservice.node.batches import Batches
-from cacheservice.node.columns import Errors, Writes, rows_of
+from cacheservice.node.columns import Errors, rows_of
+from cacheservice.node.later import Later, Soon
+from cacheservice.node.own_batches import OwnBatches
 from cacheservice.server import column_codec as codec
 from cacheservice.server.decode import Bounds
 from cacheservice.v1 import cache_pb2 as pb
@@ -17,20 +16,18 @@ from cacheservice.wire import to_status
 class OwnedBatches:
     """Does what is asked for only if it is all this node's own."""
 
-    def __init__(self, batches: Batches, settings: Settings) -> None:
+    def __init__(self, batches: OwnBatches, settings: Settings) -> None:
         self._batches = batches
         self._bounds = Bounds(settings.max_value_bytes, settings.replication_factor)
         self._max_answer_bytes = int(settings.max_message_bytes)
 
-    def begin(
-        self, batch: pb.ExchangeRequest, timeout_ms: int
-    ) -> pb.ExchangeResponse | Callable[[], Awaitable[pb.ExchangeResponse]]:
-        """The response, or what to call and await for it; refused unless this node is sure of the keys."""
+    def begin(self, batch: pb.ExchangeRequest, timeout_ms: int) -> Soon[pb.ExchangeResponse]:
+        """The response; refused unless this node is sure of the keys."""
         match batch.WhichOneof("batch"):
             case "get":
                 keys = codec.keys(batch.get.keys)
                 _check(keys.refused)
-                reads = self._batches.get_own(keys.keys, values_only=batch.get.values_only)
+                reads = self._batches.get(keys.keys, values_only=batch.get.values_only)
                 if reads is None:
                     return _wrong_owner()
                 return codec.reads(reads, self._max_answer_bytes)
@@ -38,19 +35,12 @@ class OwnedBatches:
                 entries = codec.entries(batch.set, self._bounds)
                 _check(entries.refused)
                 rows = rows_of(entries.keys, entries.values, entries.ttl_ms, entries.stale_ms)
-                writes = self._batches.set_own(rows, timeout_ms)
+                writes = self._batches.set(rows, timeout_ms)
                 if writes is None:
                     return _wrong_owner()
-                return codec.writes(writes) if isinstance(writes, Writes) else _later(writes)
+                return writes.then(codec.writes) if isinstance(writes, Later) else codec.writes(writes)
             case _:
                 raise InvalidArgument.of("batch", "a get or a set", "neither")
-
-
-def _later(work: Callable[[], Awaitable[Writes]]) -> Callable[[], Awaitable[pb.ExchangeResponse]]:
-    async def written() -> pb.ExchangeResponse:
-        return codec.writes(await work())
-
-    return written
 
 
 def _check(refused: Errors) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext
+from asyncio import create_task
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 from cacheservice.clock import Clock
 from cacheservice.config import Settings
 from cacheservice.errors import CacheServiceError, ClusterIdMismatch, InvalidArgument, NodeIdMismatch
+from cacheservice.node.later import Later
 from cacheservice.node.node import Node
 from cacheservice.node.operations import Change
 from cacheservice.server import copies, decode, peer_codec
 from cacheservice.server.admission import Admission
-from cacheservice.server.completion import completed, defect
+from cacheservice.server.completion import Pending, completed, defect
 from cacheservice.server.direct_stream import Begun
 from cacheservice.server.gossip import Gossip
 from cacheservice.server.owned import OwnedBatches
@@ -26,7 +27,7 @@ MAX_COPY_OVERHEAD = 4 * 1024
 """What key, tags and framing take beside a value on its way to another node, at most."""
 
 _Answer = peer_pb2.PeerServiceExchangeResponse
-Slow = Callable[[peer_pb2.PeerServiceExchangeRequest], Awaitable[peer_pb2.PeerServiceExchangeResponse]]
+Slow = Callable[[peer_pb2.PeerServiceExchangeRequest], Coroutine[Any, Any, _Answer]]
 
 
 class PeerRequests:
@@ -54,7 +55,7 @@ class PeerRequests:
         self._max_answer_bytes = int(settings.max_message_bytes)
         self._default_timeout_ms = round(settings.default_timeout_seconds * 1_000)
 
-    def begin(self, request: peer_pb2.PeerServiceExchangeRequest) -> Begun[bytes]:
+    def begin(self, request: peer_pb2.PeerServiceExchangeRequest) -> Begun:
         try:
             match request.WhichOneof("request"):
                 case "replicate":
@@ -74,8 +75,8 @@ class PeerRequests:
                 case "fences":
                     response = _Answer(fences=self._fences(request.fences))
                 case "forward" | "invalidate" | "scan" as kind:
-                    work = partial(self._slow[kind], request)
-                    return self._later(request, work, partial(self._addressed, request))
+                    slow = Later[_Answer](create_task(self._slow[kind](request)))
+                    return self._pending(request, slow)
                 case _:
                     raise InvalidArgument.of("request", "present", "none")
         except CacheServiceError as error:
@@ -92,21 +93,17 @@ class PeerRequests:
         if header.ring_epoch != self._node.ring_epoch:
             self._gossip.peer_differs(header.from_node)
 
-    def _begin_owned(self, request: peer_pb2.PeerServiceExchangeRequest) -> Begun[bytes]:
+    def _begin_owned(self, request: peer_pb2.PeerServiceExchangeRequest) -> Begun:
         self.check(request.owned.header)
         self._admission.check_open()
         done = self._owned.begin(request.owned.batch, request.timeout_ms or self._default_timeout_ms)
-        if isinstance(done, cache_pb2.ExchangeResponse):
-            return self._addressed(request, _Answer(owned=done))
-        return self._later(request, done, lambda response: self._addressed(request, _Answer(owned=response)))
+        if isinstance(done, Later):
+            return self._pending(request, done.then(_owned))
+        return self._addressed(request, _owned(done))
 
-    def _later(
-        self,
-        request: peer_pb2.PeerServiceExchangeRequest,
-        work: Callable[[], Awaitable[Any]],
-        answer: Callable[[Any], bytes],
-    ) -> Begun[bytes]:
-        return partial(completed, work, nullcontext(), answer, partial(self._refused, request))
+    def _pending(self, request: peer_pb2.PeerServiceExchangeRequest, later: Later[_Answer]) -> Pending:
+        answer, refused = partial(self._addressed, request), partial(self._refused, request)
+        return Pending(later.future, partial(completed, later, answer, refused))
 
     def _replicate(self, request: peer_pb2.ReplicateRequest) -> peer_pb2.ReplicateResponse:
         self.check(request.header)
@@ -114,7 +111,7 @@ class PeerRequests:
         return peer_pb2.ReplicateResponse(
             versions=self._take(
                 request.copies,
-                lambda changes: self._node.owner.take_copies(changes, header.from_node, header.ring_epoch),
+                lambda changes: self._node.intake.take_copies(changes, header.from_node, header.ring_epoch),
             )
         )
 
@@ -125,7 +122,7 @@ class PeerRequests:
 
     def _hand_over(self, request: peer_pb2.HandOverRequest) -> peer_pb2.HandOverResponse:
         self.check(request.header)
-        take_in = partial(self._node.owner.take_in, if_room=request.if_room)
+        take_in = partial(self._node.intake.take_in, if_room=request.if_room)
         return peer_pb2.HandOverResponse(versions=self._take(request.copies, take_in))
 
     def _reading(self, request: peer_pb2.ReadingRequest) -> peer_pb2.ReadingResponse:
@@ -165,7 +162,11 @@ class PeerRequests:
         """The version held afterwards of each; 0 for one that no node within its bounds would have sent."""
         decode.batch_size("copies", range(copies.size_of(sent)))
         changes = copies.from_proto(sent, self._clock.now_ms(), self._bounds)
-        versions = iter(take([change for change in changes if change is not None]))
+        kept = [change for change in changes if change is not None]
+        held = take(kept)
+        if len(kept) == len(changes):
+            return held
+        versions = iter(held)
         return [0 if change is None else next(versions) for change in changes]
 
     def _addressed(
@@ -177,3 +178,7 @@ class PeerRequests:
 
     def _refused(self, request: peer_pb2.PeerServiceExchangeRequest, error: CacheServiceError) -> bytes:
         return self._addressed(request, _Answer(error=to_status(error)))
+
+
+def _owned(response: cache_pb2.ExchangeResponse) -> peer_pb2.PeerServiceExchangeResponse:
+    return _Answer(owned=response)

@@ -6,8 +6,8 @@ from typing import Any
 
 from cacheservice.clock import Clock
 from cacheservice.config import Settings
-from cacheservice.node.batches import Batches
 from cacheservice.node.node import MAX_HOPS, Node
+from cacheservice.node.own_batches import OwnBatches
 from cacheservice.server import decode, encode, peer_codec
 from cacheservice.server.admission import Admission
 from cacheservice.server.cluster_scan import ClusterScan
@@ -39,7 +39,7 @@ class PeerServicer(PeerServiceServicer):
         self._max_answer_bytes = settings.max_message_bytes
         self._default_timeout_ms = round(settings.default_timeout_seconds * 1_000)
         slow = {"forward": self._forward, "invalidate": self._invalidate, "scan": self._scan}
-        owned = OwnedBatches(Batches(node), settings)
+        owned = OwnedBatches(OwnBatches(node), settings)
         self.requests = PeerRequests(node, gossip, clock, settings, admission, owned, slow)
 
     Exchange: Any = None

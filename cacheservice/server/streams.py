@@ -40,7 +40,7 @@ class Streams:
     def handler(
         self,
         parse: Callable[[bytes], Any],
-        begin: Callable[[Any], Begun[bytes]],
+        begin: Callable[[Any], Begun],
         requests: Callable[[Any], Iterable[Any]] = alone,
     ) -> Handler:
         """What serves a method: `begin` makes the answer to each of the `requests` in a message."""

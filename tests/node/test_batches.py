@@ -16,6 +16,7 @@ from cacheservice.node.operations import Answer, Change, Delete, Get, GetOutcome
 from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember
 from cacheservice.store import Entry
+from tests.node.soon import there
 from tests.node.test_node import NAMES, RING, TIMEOUT_MS, Cluster, key_owned_by, outsider
 
 KEYS = [key_owned_by(first, second) for first in NAMES for second in NAMES if first != second]
@@ -26,20 +27,16 @@ operations = st.lists(
 )
 
 
-async def done(result: Any) -> Any:
-    return await result() if callable(result) else result
-
-
 async def by_columns(batches: Batches, kind: str, keys: list[str], value: bytes) -> Any:
     match kind:
         case "get":
-            return await done(batches.get(keys, TIMEOUT_MS))
+            return await there(batches.get(keys, TIMEOUT_MS))
         case "near":
-            return await done(batches.get(keys, TIMEOUT_MS, nearest=True))
+            return await there(batches.get(keys, TIMEOUT_MS, nearest=True))
         case "set":
-            return await done(batches.set(keys, [value] * len(keys), [60_000], [], TIMEOUT_MS))
+            return await there(batches.set(keys, [value] * len(keys), [60_000], [], TIMEOUT_MS))
         case _:
-            return await done(batches.delete(keys, TIMEOUT_MS))
+            return await there(batches.delete(keys, TIMEOUT_MS))
 
 
 def one_by_one(kind: str, key: str, value: bytes) -> Operation:
@@ -90,12 +87,12 @@ async def test_own_keys_are_done_before_the_method_returns() -> None:
     writing: Any = batches.set(own, [b"1", b"2"], [], [], TIMEOUT_MS)
     reading = batches.get(own, TIMEOUT_MS, values_only=True)
     assert reading == Reads([GetOutcome.HIT] * 2, [b"1", b"2"])
-    written = await writing()
+    written = await there(writing)
     assert written.replicas == [2, 2]
     removing: Any = batches.delete(own, TIMEOUT_MS)
     gone = batches.get(own, TIMEOUT_MS)
     assert gone == Reads([GetOutcome.MISS] * 2, [b""] * 2, [0, 0], [0, 0])
-    assert min((await removing()).versions) > max(written.versions)
+    assert min((await there(removing)).versions) > max(written.versions)
 
 
 async def test_a_key_that_is_written_twice_has_two_versions_even_after_a_clock_far_ahead() -> None:
@@ -103,7 +100,7 @@ async def test_a_key_that_is_written_twice_has_two_versions_even_after_a_clock_f
     shard = cluster.nodes["n1"].shard
     ahead = cluster.clock.wall_ms() + 10 * MAX_AHEAD_MS << LOGICAL_BITS
     shard.merge(Change("k", ahead, Entry(b"v", ahead, 0)))
-    written = await done(Batches(cluster.nodes["n1"]).set(["k", "k"], [b"1", b"2"], [], [], TIMEOUT_MS))
+    written = await there(Batches(cluster.nodes["n1"]).set(["k", "k"], [b"1", b"2"], [], [], TIMEOUT_MS))
     assert written.versions == [ahead + 1, ahead + 2]
 
 
@@ -111,7 +108,7 @@ async def test_replicas_that_are_down_are_hinted() -> None:
     cluster = Cluster()
     cluster.down.add("n2")
     key = key_owned_by("n1", "n2")
-    written = await done(Batches(cluster.nodes["n1"]).set([key], [b"v"], [], [], TIMEOUT_MS))
+    written = await there(Batches(cluster.nodes["n1"]).set([key], [b"v"], [], [], TIMEOUT_MS))
     assert written.replicas == [2], "another node stands in"
     assert len(cluster.nodes["n1"].owner.replicator.hints) == 1
 
@@ -120,15 +117,15 @@ async def test_each_key_has_its_own_error() -> None:
     cluster = Cluster()
     batches = Batches(cluster.nodes["n1"])
     small, large = key_owned_by("n1", "n2"), key_owned_by("n1", "n3")
-    written = await done(batches.set([small, large], [b"v", bytes(1 << 17)], [], [], TIMEOUT_MS))
+    written = await there(batches.set([small, large], [b"v", bytes(1 << 17)], [], [], TIMEOUT_MS))
     assert (written.replicas, written.versions[1]) == ([2, 0], 0)
     assert {row: type(error) for row, error in written.errors.items()} == {1: EntryTooLarge}
     cluster.down.update(NAMES[1:])
     lost = key_owned_by("n2", "n3")
     for result in (
-        await done(batches.get([small, lost], TIMEOUT_MS)),
-        await done(batches.set([small, lost], [b"v", b"v"], [], [], TIMEOUT_MS)),
-        await done(batches.delete([small, lost], TIMEOUT_MS)),
+        await there(batches.get([small, lost], TIMEOUT_MS)),
+        await there(batches.set([small, lost], [b"v", b"v"], [], [], TIMEOUT_MS)),
+        await there(batches.delete([small, lost], TIMEOUT_MS)),
     ):
         assert {row: type(error) for row, error in result.errors.items()} == {1: NoOwnerReachable}
 
@@ -153,18 +150,18 @@ async def test_keys_of_others_are_forwarded() -> None:
     cluster = Cluster()
     key = key_owned_by("n2", "n3")
     batches = Batches(cluster.nodes[outsider(key)])
-    assert (await done(batches.set([key], [b"v"], [], [], TIMEOUT_MS))).replicas == [2]
-    assert (await done(batches.get([key], TIMEOUT_MS, values_only=True))) == Reads([GetOutcome.HIT], [b"v"])
+    assert (await there(batches.set([key], [b"v"], [], [], TIMEOUT_MS))).replicas == [2]
+    assert (await there(batches.get([key], TIMEOUT_MS, values_only=True))) == Reads([GetOutcome.HIT], [b"v"])
 
 
 async def test_a_batch_goes_out_in_one_call_to_each_owner() -> None:
     cluster = Cluster()
     batches = Batches(cluster.nodes["n1"])
     keys = [f"k{number}" for number in range(100)]
-    written = await done(batches.set(keys, [key.encode() for key in keys], [], [], TIMEOUT_MS))
+    written = await there(batches.set(keys, [key.encode() for key in keys], [], [], TIMEOUT_MS))
     assert written.replicas == [2] * 100
     cluster.calls.clear()
-    found = await done(batches.get(keys, TIMEOUT_MS))
+    found = await there(batches.get(keys, TIMEOUT_MS))
     assert found.values == [key.encode() for key in keys]
     assert found.versions == written.versions
     assert sorted(target for _, target, _ in cluster.calls) == ["n2", "n3", "n4"]
@@ -177,12 +174,12 @@ async def test_the_next_owner_does_what_the_first_one_does_not_answer(fault: str
     cluster = Cluster()
     batches = Batches(cluster.nodes["n1"])
     keys = [key_owned_by("n2", "n3"), key_owned_by("n1", "n2"), key_owned_by("n3", "n4")]
-    await done(batches.set(keys, [b"1"] * 3, [], [], TIMEOUT_MS))
+    await there(batches.set(keys, [b"1"] * 3, [], [], TIMEOUT_MS))
     getattr(cluster, fault).add("n2")
-    assert (await done(batches.get(keys, TIMEOUT_MS, values_only=True))).values == [b"1"] * 3
-    written = await done(batches.set(keys, [b"2"] * 3, [], [], TIMEOUT_MS))
+    assert (await there(batches.get(keys, TIMEOUT_MS, values_only=True))).values == [b"1"] * 3
+    written = await there(batches.set(keys, [b"2"] * 3, [], [], TIMEOUT_MS))
     assert (written.errors, min(written.replicas) > 0) == ({}, True)
-    assert (await done(batches.get(keys, TIMEOUT_MS, values_only=True))).values == [b"2"] * 3
+    assert (await there(batches.get(keys, TIMEOUT_MS, values_only=True))).values == [b"2"] * 3
     assert set(cluster.reported) == {"n2"}
 
 
@@ -191,10 +188,10 @@ async def test_what_a_node_with_another_ring_refuses_goes_on_one_by_one() -> Non
     key = key_owned_by("n2", "n3")
     cluster.nodes["n2"].set_view(View(Ring([RingMember("n3"), RingMember("n4")])))
     batches = Batches(cluster.nodes["n1"])
-    written = await done(batches.set([key], [b"v"], [], [], TIMEOUT_MS))
+    written = await there(batches.set([key], [b"v"], [], [], TIMEOUT_MS))
     assert written.errors == {}
     cluster.calls.clear()
-    found = await done(batches.get([key], TIMEOUT_MS, values_only=True))
+    found = await there(batches.get([key], TIMEOUT_MS, values_only=True))
     assert (found.values, found.errors) == ([b"v"], {})
     assert [target for _, target, _ in cluster.calls if target == "n2"] == ["n2"] * 2
     assert cluster.reported == []

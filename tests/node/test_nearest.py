@@ -6,11 +6,13 @@ import pytest
 
 from cacheservice.node.batches import Batches
 from cacheservice.node.columns import Reads
+from cacheservice.node.later import Later
 from cacheservice.node.node import NodeConfig
 from cacheservice.node.operations import Answer, Get, GetOutcome, GetResult, Set
 from cacheservice.node.standing import DOUBT_MS, STILL_MS
 from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember
+from tests.node.soon import there
 from tests.node.test_node import RING as WITHOUT_ZONES
 from tests.node.test_node import TIMEOUT_MS, Cluster
 
@@ -140,7 +142,7 @@ async def test_a_read_from_a_replica_says_so_when_the_first_owner_gave_no_answer
 async def read(cluster: Cluster, keys: list[str], *, values_only: bool = False) -> tuple[Reads, bool]:
     """What a batch at n2 gives, and whether it was there at once."""
     soon = Batches(cluster.nodes["n2"]).get(keys, TIMEOUT_MS, values_only=values_only, nearest=True)
-    return (await soon(), False) if callable(soon) else (soon, True)
+    return await there(soon), not isinstance(soon, Later)
 
 
 async def test_a_batch_that_the_replica_holds_is_read_at_once(cluster: Cluster) -> None:

@@ -16,7 +16,6 @@ from cacheservice.errors import (
     TooFewReplicas,
     WrongOwner,
 )
-from cacheservice.node.batches import Batches
 from cacheservice.node.columns import Reads, Row, Writes
 from cacheservice.node.fences import Fence
 from cacheservice.node.namespaces import Namespaces
@@ -34,12 +33,14 @@ from cacheservice.node.operations import (
     Set,
     SetResult,
 )
+from cacheservice.node.own_batches import OwnBatches
 from cacheservice.node.shard import Shard
 from cacheservice.node.transport import PeerUnreachable
 from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember
 from cacheservice.store import Entry, Store, unpack
 from tests.node.no_transport import NoTransport
+from tests.node.soon import there
 
 NAMES = ("n1", "n2", "n3", "n4")
 RING = Ring([RingMember(name) for name in NAMES])
@@ -114,14 +115,13 @@ class _Transport(NoTransport):
         self, node_id: str, keys: Sequence[str], *, values_only: bool, timeout_ms: int
     ) -> Reads | None:
         self._call(node_id, len(keys))
-        reads = Batches(self._cluster.nodes[node_id]).get_own(list(keys), values_only=values_only)
+        reads = OwnBatches(self._cluster.nodes[node_id]).get(list(keys), values_only=values_only)
         self._answer(node_id)
         return reads
 
     async def write(self, node_id: str, rows: Sequence[Row], *, timeout_ms: int) -> Writes | None:
         self._call(node_id, len(rows))
-        soon = Batches(self._cluster.nodes[node_id]).set_own(rows, timeout_ms)
-        writes = await soon() if callable(soon) else soon
+        writes = await there(OwnBatches(self._cluster.nodes[node_id]).set(rows, timeout_ms))
         self._answer(node_id)
         return writes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cacheservice.errors import NotReady, TooFewMembers
+from cacheservice.node.call import Call
 from cacheservice.node.namespaces import NamespacePolicy, Namespaces
 from cacheservice.node.node import Node, NodeConfig
 from cacheservice.node.operations import (
@@ -19,7 +20,6 @@ from cacheservice.node.operations import (
     Set,
     SetResult,
 )
-from cacheservice.node.owner import Call
 from cacheservice.node.standing import DOUBT_MS, REFUSE_MS, STILL_MS
 from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember

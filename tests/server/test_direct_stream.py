@@ -16,6 +16,8 @@ from cacheservice.http2.client_stream import ClientStream, StreamFailed
 from cacheservice.http2.protocol import Http2Protocol
 from cacheservice.http2.server import Server
 from cacheservice.http2.statuses import request
+from cacheservice.node.later import Later
+from cacheservice.server.completion import Pending
 from cacheservice.server.direct_stream import MAX_AT_WORK, MAX_UNSENT_BYTES
 from cacheservice.server.streams import Streams
 from cacheservice.v1 import cache_pb2 as pb
@@ -38,7 +40,8 @@ class Work:
         if asked.key == "defect":
             raise ZeroDivisionError("secret")
         if asked.key.startswith("slow"):
-            return lambda: self._later(asked.key)
+            later = Later[bytes](asyncio.create_task(self._later(asked.key)))
+            return Pending(later.future, later.result)
         return pb.GetResponse(value=asked.key.encode() * max(1, asked.known_version)).SerializeToString()
 
     async def _later(self, key: str) -> bytes:

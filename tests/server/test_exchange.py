@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import grpc
@@ -15,6 +14,7 @@ from cacheservice.config import Settings
 from cacheservice.errors import AnswerTooLarge, EntryTooLarge, InvalidArgument, NotReady, Overloaded
 from cacheservice.limits import MAX_BATCH
 from cacheservice.node.columns import Reads
+from cacheservice.node.later import Later, Soon
 from cacheservice.node.operations import GetOutcome
 from cacheservice.server.admission import Admission
 from cacheservice.server.app import NodeServer
@@ -319,9 +319,9 @@ class SlowBatches:
         nearest: bool,
         lease: bool,
         wait_ms: int,
-    ) -> Reads | Callable[[], Awaitable[Reads]]:
+    ) -> Soon[Reads]:
         answer = Reads([int(GetOutcome.MISS)] * len(keys), [b""] * len(keys))
-        return partial(self._later, answer) if keys == ["slow"] else answer
+        return Later(asyncio.create_task(self._later(answer))) if keys == ["slow"] else answer
 
     async def waiting(self, count: int) -> None:
         async with asyncio.timeout(10):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 
 from cacheservice.errors import CacheServiceError
-from cacheservice.node.batches import Batches, Columns, Soon
+from cacheservice.node.batches import Batches
 from cacheservice.node.fences import MAX_FENCES, Kind
 from cacheservice.node.node import MAX_HOPS, Node
 from cacheservice.node.operations import (
@@ -22,6 +22,7 @@ from cacheservice.node.operations import (
     SetResult,
 )
 from cacheservice.node.shard import MAX_TOMBSTONE_BYTES, TOMBSTONE_BYTES
+from tests.node.soon import there
 from tests.simulation.world import SimNode, World
 
 TIMEOUT_MS = 5_000
@@ -156,12 +157,12 @@ class ModelClient:
         by_columns = self._random.random() < 0.5
         match operation:
             case Get(key) if by_columns:
-                reads = await _soon(Batches(node).get([key], TIMEOUT_MS))
+                reads = await there(Batches(node).get([key], TIMEOUT_MS))
                 assert reads.versions is not None
                 read = GetResult(GetOutcome(reads.outcomes[0] or 1), reads.values[0], reads.versions[0])
                 return [reads.errors.get(0, read)]
             case Set(key, value, tags=()) if by_columns:
-                writes = await _soon(Batches(node).set([key], [value], [], [], TIMEOUT_MS))
+                writes = await there(Batches(node).set([key], [value], [], [], TIMEOUT_MS))
                 return [writes.errors.get(0, SetResult(True, writes.versions[0], writes.replicas[0]))]
             case _:
                 return await node.execute([operation], timeout_ms=TIMEOUT_MS)
@@ -186,10 +187,6 @@ class ModelClient:
     def _is_cancelled() -> bool:
         task = asyncio.current_task()
         return task is not None and task.cancelling() > 0
-
-
-async def _soon(result: Soon[Columns]) -> Columns:
-    return await result() if callable(result) else result
 
 
 def _shown(what: object) -> str:

@@ -27,17 +27,18 @@ from cacheservice.membership.messages import (
     Serve,
     Timer,
 )
-from cacheservice.node.batches import Batches
 from cacheservice.node.columns import Reads, Row, Writes
 from cacheservice.node.fences import Fence
 from cacheservice.node.namespaces import Namespaces
 from cacheservice.node.node import Node, NodeConfig
 from cacheservice.node.operations import Answer, Change, Operation
+from cacheservice.node.own_batches import OwnBatches
 from cacheservice.node.shard import Shard
 from cacheservice.node.transport import PeerUnreachable
 from cacheservice.node.view import ViewBuilder
 from cacheservice.ring import Ring
 from cacheservice.store import Store
+from tests.node.soon import there
 
 JOIN_SECONDS = 5.0
 WALL_START_MS = 1_700_000_000_000
@@ -161,20 +162,19 @@ class SimNode:
         self, node_id: str, keys: Sequence[str], *, values_only: bool, timeout_ms: int
     ) -> Reads | None:
         return await self._ask(
-            node_id, timeout_ms, lambda node: Batches(node).get_own(list(keys), values_only=values_only)
+            node_id, timeout_ms, lambda node: OwnBatches(node).get(list(keys), values_only=values_only)
         )
 
     async def write(self, node_id: str, rows: Sequence[Row], *, timeout_ms: int) -> Writes | None:
         async def write(node: Node) -> Writes | None:
-            soon = Batches(node).set_own(rows, timeout_ms)
-            return await soon() if callable(soon) else soon
+            return await there(OwnBatches(node).set(rows, timeout_ms))
 
         return await self._call(node_id, timeout_ms, write)
 
     async def replicate(self, node_id: str, changes: Sequence[Change], *, timeout_ms: int) -> list[int]:
         epoch = self.node.ring_epoch
         return await self._ask(
-            node_id, timeout_ms, lambda node: node.owner.take_copies(changes, self.node_id, epoch)
+            node_id, timeout_ms, lambda node: node.intake.take_copies(changes, self.node_id, epoch)
         )
 
     async def fetch(
@@ -195,7 +195,7 @@ class SimNode:
         return await self._ask(
             node_id,
             timeout_ms,
-            lambda node: node.owner.take_in(changes, if_room=if_room),
+            lambda node: node.intake.take_in(changes, if_room=if_room),
         )
 
     async def reading(self, node_id: str, *, timeout_ms: int) -> int:
