@@ -16,7 +16,7 @@ from cacheservice.client.batch import Batch, HotReads, Reads, Slot, Times
 from cacheservice.client.channel import NodeStubs
 from cacheservice.client.hedging import Hedging
 from cacheservice.client.leased import Found, LeasedReads
-from cacheservice.client.pending import Pending
+from cacheservice.client.pending import LEAST_KEYS, Pending
 from cacheservice.client.reconnecting import keep_open
 from cacheservice.errors import CacheServiceError, DeadlineExceeded, InternalError, Unavailable
 from cacheservice.http2.client_stream import ClientStream
@@ -25,8 +25,11 @@ from cacheservice.v1 import cache_pb2 as pb
 _log = logging.getLogger(__name__)
 
 SMALL_WINDOW = 2
-"""Batches under way that gather many callers' operations: more would only be smaller. With several nodes one
-of reads, beside one of changes: the former need not wait until replicas have the latter."""
+"""Batches under way that gather many callers' operations, where there is one node: more would only be
+smaller."""
+READ_WINDOW = 3
+"""Of reads, with several nodes; the second and the third not before they are worth a message. They are beside
+one of changes: reads need not wait until replicas have those."""
 LARGE_WINDOW = 4
 """Of those that are one caller's own."""
 HEDGED = (Reads, HotReads)
@@ -260,7 +263,8 @@ class Lane:
         busy = self._busy
         if self._pending.is_alone:
             return busy[Slot.READS] + busy[Slot.CHANGES] < SMALL_WINDOW
-        return not busy[Slot.READS]
+        reads = busy[Slot.READS]
+        return not reads or (reads < READ_WINDOW and self._pending.reads >= LEAST_KEYS)
 
     @property
     def _is_fed(self) -> bool:

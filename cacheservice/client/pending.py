@@ -79,6 +79,11 @@ class Pending:
     def is_empty(self) -> bool:
         return not (self._small or self._large or any(self._gathering))
 
+    @property
+    def reads(self) -> int:
+        """How many keys are to be read for single callers, and may be joined by more."""
+        return len(self._reads.keys) + len(self._hot.rows) + len(self._leased.rows)
+
     def read(self, key: str) -> Future[bytes | None]:
         if key in self._written or key in self._removed:
             self.seal()
