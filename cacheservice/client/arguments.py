@@ -9,7 +9,7 @@ from cacheservice.errors import InvalidArgument, shown
 from cacheservice.limits import MAX_KEY_BYTES, MAX_TTL_SECONDS
 
 
-def checked_key(key: str) -> str:
+def checked_key(key: object) -> str:
     if not isinstance(key, str):
         raise TypeError(f"a key must be str, not {type(key).__name__}")
     if key.isascii() and 0 < len(key) <= MAX_KEY_BYTES:

@@ -262,7 +262,7 @@ class Client(Generic[Value]):
                 return kept if self._values.is_plain else self._values.decode(key, kept)
         key = checked_key(key)
         nearest = self._nearest if read_preference is None else is_nearest(read_preference)
-        exchange = self._exchange
+        exchange = self._opened or self._exchange
         value: Any  # As bytes, which are the value itself if values are plain.
         if near is not None and near.keeps(key):
             value = await near.read(exchange, key)
@@ -270,10 +270,8 @@ class Client(Generic[Value]):
             value = (await exchange.read_many([key], exchange.times(), nearest=nearest)).get(key)
         elif nearest:
             value = await exchange.near_lane(key).read(key)
-        elif key in self.hot:
-            value = await exchange.hot_lane(key).read_hot(key)
         else:
-            value = await exchange.lane(key).read(key)
+            value = await exchange.read(key)
         if value is None:
             return default
         return value if self._values.is_plain else self._values.decode(key, value)

@@ -101,6 +101,12 @@ class Exchange:
         lanes = [lane for address in readers if (lane := self._lanes.get(address)) and lane.is_usable]
         return lanes[int(lot * len(lanes))] if lanes else first
 
+    def read(self, key: str) -> asyncio.Future[bytes | None]:
+        """The value, by the best node for the key; if that is hot, by one of its owners."""
+        if key in self._hot:
+            return self.hot_lane(key).read_hot(key)
+        return self.lane(key).read(key)
+
     def read_many(
         self, keys: list[str], times: Times, *, nearest: bool = False, kind: type[Reads] = Reads
     ) -> asyncio.Future[dict[str, Any]]:
