@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cacheservice.clock import Clock
 
 NOWHERE: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
 class Call:
     """When a request has to be answered, in ms, and how often it may still be passed on."""
 
-    clock: Clock
-    deadline: int
-    hops_left: int
+    def __init__(self, clock: Clock, deadline: int, hops_left: int) -> None:
+        self.clock = clock
+        self.deadline = deadline
+        self.hops_left = hops_left
 
     def attempt_ms(self, limit_ms: int) -> int:
         """Time for one attempt: half of what is left at most, so that the caller still hears of it, and

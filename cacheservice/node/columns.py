@@ -1,6 +1,8 @@
 """Batches of one kind of operation as columns: a list a field, in the order of the keys.
 
 Where `errors` has one, by position from 0, the other columns have their zero.
+
+These classes have an `__init__` of their own since it is compiled, while that of a dataclass is not.
 """
 
 from __future__ import annotations
@@ -27,26 +29,50 @@ def rows_of(
     return list(zip(keys, values, _for_all(ttl_ms), _for_all(stale_ms), strict=False))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Reads:
     """What was read."""
 
     outcomes: list[int]
     """GetOutcome of each key."""
     values: list[bytes]
-    versions: list[int] | None = None
+    versions: list[int] | None
     """None, as ttl_ms, when only the values were asked for."""
-    ttl_ms: list[int] | None = None
-    errors: Errors = field(default_factory=dict)
-    from_replica: list[bool] | None = None
+    ttl_ms: list[int] | None
+    errors: Errors
+    from_replica: list[bool] | None
     """None also when none is."""
-    leases: dict[int, Lease] = field(default_factory=dict)
+    leases: dict[int, Lease]
     """Those given along with reads, by position from 0."""
-    load_failures: dict[int, Failure] = field(default_factory=dict)
-    hot: tuple[int, ...] = ()
+    load_failures: dict[int, Failure]
+    hot: tuple[int, ...]
     """Positions from 0 of the keys that are hot."""
-    hot_ms: int = 0
+    hot_ms: int
     """Of all of them; see GetResult."""
+
+    def __init__(
+        self,
+        outcomes: list[int],
+        values: list[bytes],
+        versions: list[int] | None = None,
+        ttl_ms: list[int] | None = None,
+        errors: Errors | None = None,
+        from_replica: list[bool] | None = None,
+        leases: dict[int, Lease] | None = None,
+        load_failures: dict[int, Failure] | None = None,
+        hot: tuple[int, ...] = (),
+        hot_ms: int = 0,
+    ) -> None:
+        self.outcomes = outcomes
+        self.values = values
+        self.versions = versions
+        self.ttl_ms = ttl_ms
+        self.errors = {} if errors is None else errors
+        self.from_replica = from_replica
+        self.leases = {} if leases is None else leases
+        self.load_failures = {} if load_failures is None else load_failures
+        self.hot = hot
+        self.hot_ms = hot_ms
 
     @classmethod
     def none(cls, size: int, *, values_only: bool) -> Reads:
@@ -105,13 +131,18 @@ class Reads:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Writes:
     """What became of plain writes."""
 
     versions: list[int]
     replicas: list[int]
-    errors: Errors = field(default_factory=dict)
+    errors: Errors
+
+    def __init__(self, versions: list[int], replicas: list[int], errors: Errors | None = None) -> None:
+        self.versions = versions
+        self.replicas = replicas
+        self.errors = {} if errors is None else errors
 
     @classmethod
     def none(cls, size: int) -> Writes:

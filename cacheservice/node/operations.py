@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from cacheservice.errors import CacheServiceError
 from cacheservice.node.leases import Failure, Lease
@@ -155,12 +155,18 @@ Answer: TypeAlias = Result | CacheServiceError
 """In a batch each operation has its own answer, which may be an error."""
 
 
-class Change(NamedTuple):
+@dataclass(slots=True, init=False)
+class Change:
     """A write as it travels to replicas: the entry, or None when the key was removed."""
 
     key: str
     version: int
     entry: Entry | None
+
+    def __init__(self, key: str, version: int, entry: Entry | None) -> None:
+        self.key = key
+        self.version = version
+        self.entry = entry
 
 
 def may_repeat(operation: Operation) -> bool:

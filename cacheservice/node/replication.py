@@ -13,13 +13,18 @@ from cacheservice.node.peers import Peers
 from cacheservice.node.transport import PeerUnreachable, Transport
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Copies:
     """How many replicas hold a change or something later, which gave no answer, and the latest version."""
 
-    count: int = 0
-    missed: tuple[str, ...] = ()
-    latest: int = 0
+    count: int
+    missed: tuple[str, ...]
+    latest: int
+
+    def __init__(self, count: int = 0, missed: tuple[str, ...] = (), latest: int = 0) -> None:
+        self.count = count
+        self.missed = missed
+        self.latest = latest
 
 
 class Replicator:
@@ -62,7 +67,8 @@ class Replicator:
                 continue
             some = changes if len(positions) == len(changes) else [changes[row] for row in positions]
             sending.left += 1
-            answer = asyncio.ensure_future(self._transport.replicate(node_id, some, timeout_ms=timeout_ms))
+            asked = self._transport.replicate(node_id, some, timeout_ms=timeout_ms)
+            answer = asked if isinstance(asked, asyncio.Future) else asyncio.create_task(asked)
             answer.add_done_callback(partial(self._answered, sending, node_id, positions))
         if not sending.left:
             sending.done.set_result(sending.copies)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -18,16 +17,23 @@ Written: TypeAlias = list[tuple[int, int]]
 """The version of each change in the end, and how many replicas hold it, or something later."""
 
 
-@dataclass(slots=True)
 class Sent:
     """Changes that are on their way to `targets`."""
 
-    call: Call
-    changes: Sequence[Change]
-    targets: list[list[str]]
-    unreachable: frozenset[str]
-    fills: Collection[str]
-    written: asyncio.Future[Written]
+    def __init__(
+        self,
+        call: Call,
+        changes: Sequence[Change],
+        targets: list[list[str]],
+        unreachable: frozenset[str],
+        fills: Collection[str],
+    ) -> None:
+        self.call = call
+        self.changes = changes
+        self.targets = targets
+        self.unreachable = unreachable
+        self.fills = fills
+        self.written: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
 
 
 Mend = Callable[[Sent, list[Copies]], Coroutine[Any, Any, Written]]
@@ -69,12 +75,11 @@ class WriteCopies:
         `fills` are the keys of values that were loaded; see `Owner.mend`.
         """
         targets = self._targets([change.key for change in changes], waited_for)
-        written: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
-        sent = Sent(call, changes, targets, unreachable, fills, written)
+        sent = Sent(call, changes, targets, unreachable, fills)
         timeout_ms = call.attempt_ms(self._timeout_ms)
         copied = self._replicator.replicate(changes, targets, timeout_ms, unreachable)
         copied.add_done_callback(partial(self._copied, sent))
-        return written
+        return sent.written
 
     def _copied(self, sent: Sent, copied: asyncio.Future[list[Copies]]) -> None:
         error = copied.exception()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import compress
 from typing import TypeVar, cast
 
@@ -26,23 +25,30 @@ _FRAMING_BYTES = 64
 """What one key's row of an answer takes at most beside its value."""
 
 
-@dataclass(frozen=True, slots=True)
 class Keys:
     """Keys within bounds, and the errors of the others by their positions in the whole."""
 
-    keys: list[str]
-    refused: Errors
+    def __init__(self, keys: list[str], refused: Errors) -> None:
+        self.keys = keys
+        self.refused = refused
 
 
-@dataclass(frozen=True, slots=True)
 class Entries:
     """Entries within bounds to write, and the errors of the others by their positions in the whole."""
 
-    keys: list[str]
-    values: list[bytes]
-    ttl_ms: list[int]
-    stale_ms: list[int]
-    refused: Errors
+    def __init__(
+        self,
+        keys: list[str],
+        values: list[bytes],
+        ttl_ms: list[int],
+        stale_ms: list[int],
+        refused: Errors,
+    ) -> None:
+        self.keys = keys
+        self.values = values
+        self.ttl_ms = ttl_ms
+        self.stale_ms = stale_ms
+        self.refused = refused
 
 
 def keys(column: Sequence[str]) -> Keys:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from asyncio import Future
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -19,12 +19,12 @@ _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-class Pending(NamedTuple):
-    """A request that waits for other nodes."""
+class Pending:
+    """A request that waits for other nodes: `answer` makes its answer, once `future` is done."""
 
-    future: Future[Any]
-    answer: Callable[[], bytes]
-    """Makes the answer, once the future is done."""
+    def __init__(self, future: Future[Any], answer: Callable[[], bytes]) -> None:
+        self.future = future
+        self.answer = answer
 
 
 def completed(

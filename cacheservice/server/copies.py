@@ -29,15 +29,16 @@ def fill(message: peer_pb2.Copies, changes: Sequence[Change], now: int) -> None:
     values: list[bytes] = []
     ttl_ms: list[int] = []
     age_ms: list[int] = []
-    for position, (key, version, entry) in enumerate(changes):
+    for position, change in enumerate(changes):
+        entry = change.entry
         if entry is not None and _is_plain(entry, now):
-            keys.append(key)
-            versions.append(version)
+            keys.append(change.key)
+            versions.append(change.version)
             values.append(entry.value)
             ttl_ms.append(entry.expires - now if entry.expires else 0)
             age_ms.append(max(0, now - entry.created))
         else:
-            message.others.append(_other(Change(key, version, entry), now))
+            message.others.append(_other(change, now))
             message.other_positions.append(position)
     message.keys.extend(keys)
     message.versions.extend(versions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from cacheservice.config import Settings
 from cacheservice.errors import CacheServiceError, InvalidArgument
@@ -30,12 +30,15 @@ def requests(message: pb.ExchangeRequest) -> Iterator[pb.ExchangeRequest]:
         yield from requests(further)
 
 
-class Encoded(NamedTuple):
+class Encoded:
     """A response, and what was read, which is to be appended to it."""
 
-    response: pb.ExchangeResponse
-    outcomes: Sequence[int] = ()
-    values: Sequence[bytes] = ()
+    def __init__(
+        self, response: pb.ExchangeResponse, outcomes: Sequence[int] = (), values: Sequence[bytes] = ()
+    ) -> None:
+        self.response = response
+        self.outcomes = outcomes
+        self.values = values
 
 
 class Exchange:
@@ -65,7 +68,7 @@ class Exchange:
             return self._refused(batch_id, defect())
         if isinstance(done, Later):
             return Pending(done.future, partial(self._completed, batch_id, done))
-        return self._addressed(batch_id, *done)
+        return self._answer(batch_id, done)
 
     def _start(self, request: pb.ExchangeRequest) -> Soon[Encoded]:
         timeout_ms = request.timeout_ms or self._default_timeout_ms
@@ -100,7 +103,7 @@ class Exchange:
         return completed(later, answer, refused)
 
     def _answer(self, batch_id: int, encoded: Encoded) -> bytes:
-        return self._addressed(batch_id, *encoded)
+        return self._addressed(batch_id, encoded.response, encoded.outcomes, encoded.values)
 
     def _encode_reads(self, reads: Reads) -> Encoded:
         return Encoded(

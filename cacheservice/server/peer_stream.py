@@ -34,14 +34,12 @@ class PeerStream:
 
         TimeoutError after the question's timeout_ms.
         """
-        loop = asyncio.get_running_loop()
         if self._task is None or self._task.done():
-            if loop.time() < self._refuses_until:
+            if asyncio.get_running_loop().time() < self._refuses_until:
                 question.fail(StreamEnded(self._refusal, was_sent=False))
                 return question.answer
             self._task = asyncio.create_task(self._run())
         self._questions.add(question)
-        question.timer = loop.call_later(question.timeout_ms / 1_000, question.fail, TimeoutError())
         return question.answer
 
     async def finish(self, seconds: float) -> None:

@@ -94,6 +94,9 @@ class Question:
             else:
                 self.answer.set_exception(error)
 
+    def expire(self) -> None:
+        self.fail(TimeoutError())
+
     def _stop_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
@@ -133,8 +136,10 @@ class Questions:
         self._stream: Stream | None = None
         self._pending: deque[Question] = deque()
         self._under_way: dict[int, list[Question]] = {}
-        self._counted: dict[int, tuple[str, asyncio.TimerHandle]] = {}
-        """The kinds of those that count, by id, and what ends that."""
+        self._counted: dict[int, tuple[str, float]] = {}
+        """The kinds of those that count, by id, and since when; the oldest first."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Of when the oldest may have counted for long enough."""
         self._last_id = 0
         self._is_woken = False
 
@@ -148,7 +153,9 @@ class Questions:
         return [*(each for some in self._under_way.values() for each in some), *self._pending]
 
     def add(self, question: Question) -> None:
+        """It fails after its timeout_ms."""
         self._pending.append(question)
+        question.timer = self._loop.call_later(question.timeout_ms / 1_000, question.expire)
         self.wake()
 
     def opened(self, stream: Stream) -> None:
@@ -173,8 +180,9 @@ class Questions:
                 for each in questions:
                     each.was_sent = True
                 if questions[0].kind:
-                    timer = self._loop.call_later(SLOW_SECONDS, self._let_others_pass, self._last_id)
-                    self._counted[self._last_id] = questions[0].kind, timer
+                    self._counted[self._last_id] = questions[0].kind, self._loop.time()
+                    if self._timer is None:
+                        self._timer = self._loop.call_later(SLOW_SECONDS, self._look_for_slow)
                 request = questions[0].to_request([row for each in questions for row in each.rows])
                 request.request_id = self._last_id
                 request.timeout_ms = max(each.timeout_ms for each in questions)
@@ -227,10 +235,17 @@ class Questions:
             start = end
 
     def _let_others_pass(self, request_id: int) -> None:
-        counted = self._counted.pop(request_id, None)
-        if counted is not None:
-            counted[1].cancel()
+        if self._counted.pop(request_id, None) is not None:
             self.wake()
+
+    def _look_for_slow(self) -> None:
+        self._timer = None
+        slow_since = self._loop.time() - SLOW_SECONDS
+        for request_id, (_, since) in list(self._counted.items()):
+            if since > slow_since:
+                self._timer = self._loop.call_later(max(0.001, since - slow_since), self._look_for_slow)
+                break
+            self._let_others_pass(request_id)
 
     def ended(self, why: str, *, maybe_done: bool) -> None:
         """The stream is no longer there. `maybe_done`: what was sent may have been done. A node that stops
@@ -238,8 +253,6 @@ class Questions:
         self._stream = None
         questions = self.asked
         self._under_way.clear()
-        for _, timer in self._counted.values():
-            timer.cancel()
         self._counted.clear()
         self._pending.clear()
         for question in questions:

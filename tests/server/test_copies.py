@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -58,7 +59,7 @@ def expected(change: Change, later_ms: int) -> Change:
     if entry is not None:
         expires = entry.expires + shift if entry.expires else 0
         entry = entry._replace(created=entry.created + shift, expires=expires)
-    return change._replace(entry=entry)
+    return replace(change, entry=entry)
 
 
 def sent(some: list[Change]) -> peer_pb2.Copies:
