@@ -29,7 +29,7 @@ from cacheservice.node.forwards import Forwards
 from cacheservice.node.handoff import Handoff
 from cacheservice.node.intake import Intake
 from cacheservice.node.invalidations import Invalidations
-from cacheservice.node.operations import Answer, Change, Get, GetResult, Operation, may_repeat
+from cacheservice.node.operations import Answer, Get, GetResult, Operation, may_repeat
 from cacheservice.node.owner import Owner, OwnerConfig
 from cacheservice.node.peers import Peers
 from cacheservice.node.settling import Settling
@@ -39,7 +39,6 @@ from cacheservice.node.stats import NodeStats
 from cacheservice.node.sweeps import Sweeps
 from cacheservice.node.transport import PeerUnreachable, Transport
 from cacheservice.node.view import View
-from cacheservice.node.write_copies import Written
 from cacheservice.ring import Ring
 
 MAX_HOPS = 2
@@ -190,10 +189,6 @@ class Node:
 
     def is_first_owner(self, key: str) -> bool:
         return self._peers.view.ring.owns(self.node_id, (key,))
-
-    def replicate(self, changes: Sequence[Change], timeout_ms: int) -> asyncio.Future[Written]:
-        """Has changes copied that were made here."""
-        return self.owner.copies.make(self._call(timeout_ms, MAX_HOPS), changes)
 
     def set_view(self, view: View) -> None:
         """Routes by `view` from now on; requests under way use it for what they try next."""

@@ -16,9 +16,9 @@ class OwnBatches:
     """Each method gives None, and does nothing, unless this node is sure of the keys."""
 
     def __init__(self, node: Node) -> None:
-        self._node = node
         self._standing = node.standing
         self._shard = node.shard
+        self._copies = node.owner.copies
 
     def get(self, keys: list[str], *, values_only: bool = False, lease: bool = False) -> Reads | None:
         """With `lease` the callers would load what is missing."""
@@ -32,7 +32,7 @@ class OwnBatches:
         has_replicas = self._standing.has_replicas
         versions, errors, changes = self._shard.set_many(rows, with_changes=has_replicas)
         if has_replicas:
-            return Later(self._node.replicate(changes, timeout_ms), partial(_writes, versions, errors))
+            return Later(self._copies.within(changes, timeout_ms), partial(_writes, versions, errors))
         return Writes(versions, [1 if version else 0 for version in versions], errors)
 
     def delete(self, keys: Sequence[str], timeout_ms: int) -> Soon[Removals] | None:
@@ -40,7 +40,7 @@ class OwnBatches:
             return None
         outcomes, changes = self._shard.delete_many(keys)
         if self._standing.has_replicas:
-            return Later(self._node.replicate(changes, timeout_ms), partial(_removals, outcomes))
+            return Later(self._copies.within(changes, timeout_ms), partial(_removals, outcomes))
         return Removals(outcomes, [change.version for change in changes])
 
 

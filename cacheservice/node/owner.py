@@ -68,6 +68,7 @@ class Owner:
             config.replication_factor,
             config.replication_timeout_ms,
             shard,
+            clock,
             peers,
             self.replicator,
             self.mend,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import cast
 
@@ -332,7 +333,7 @@ class Shard:
         if change.entry is None:
             self._remove(change.key, newer)
             return Change(change.key, newer, None)
-        entry = change.entry._replace(version=newer)
+        entry = replace(change.entry, version=newer)
         self._put(change.key, entry)
         return Change(change.key, newer, entry)
 
@@ -464,7 +465,7 @@ class Shard:
         if current is None or current.absent or not current.is_fresh(now):
             return TouchResult(False), None
         expires, _, _ = self._terms(operation.key, operation.ttl_ms, 0, now)
-        entry = current._replace(version=self._next_version(operation.key, current.version), expires=expires)
+        entry = replace(current, version=self._next_version(operation.key, current.version), expires=expires)
         self._put(operation.key, entry)
         return TouchResult(True, entry.version), Change(operation.key, entry.version, entry)
 

@@ -51,6 +51,9 @@ class Standing:
         view = self._peers.view
         return (self._replication_factor > 1 and view.ring.host_count > 1) or view.before is not None
 
+    def ring_epoch(self) -> int:
+        return self._peers.view.ring.epoch
+
     def owns(self, keys: Collection[str]) -> bool:
         """Whether this node owns all the keys, and need not ask anybody what they hold."""
         ring = self._peers.view.ring

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
+from cacheservice.clock import Clock
 from cacheservice.node.call import NOWHERE, Call
 from cacheservice.node.operations import Change
 from cacheservice.node.peers import Peers
@@ -48,6 +49,7 @@ class WriteCopies:
         replication_factor: int,
         timeout_ms: int,
         shard: Shard,
+        clock: Clock,
         peers: Peers,
         replicator: Replicator,
         mend: Mend,
@@ -56,10 +58,15 @@ class WriteCopies:
         self._replication_factor = replication_factor
         self._timeout_ms = timeout_ms
         self._namespaces = shard.namespaces
+        self._clock = clock
         self._peers = peers
         self._replicator = replicator
         self._mend = mend
         self._mending: set[asyncio.Task[Written]] = set()
+
+    def within(self, changes: Sequence[Change], timeout_ms: int) -> asyncio.Future[Written]:
+        """As `make`, for a request of now that has so long."""
+        return self.make(Call(self._clock, self._clock.now_ms() + timeout_ms, 0), changes)
 
     def make(
         self,

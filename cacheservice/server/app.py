@@ -231,7 +231,7 @@ class NodeServer:
         settings, node, clock = self._settings, self._node, self._clock
         admission = self._admission
         cluster_scan = ClusterScan(settings.node_id, node, self._transport, settings.max_message_bytes)
-        exchange = Exchange(Batches(node), admission, settings, lambda: node.ring_epoch)
+        exchange = Exchange(Batches(node), admission, settings, node.standing.ring_epoch)
         self._watches = Watches(settings.node_id, node.events, self._channels, clock)
         server: Any = self._methods
         add_CacheServiceServicer_to_server(

@@ -92,8 +92,7 @@ def from_proto(copies: peer_pb2.Copies, now: int, bounds: decode.Bounds) -> list
 
 
 def _is_plain(entry: Entry, now: int) -> bool:
-    _, _, _, expires, stale_ms, load_ms, tags, stale_if_error_ms, absent = entry
-    return not (stale_ms or load_ms or tags or stale_if_error_ms or absent or 0 < expires <= now)
+    return entry.is_plain and not 0 < entry.expires <= now
 
 
 def _row(key: str, version: int, value: bytes, ttl_ms: int, age_ms: int) -> peer_pb2.ReplicaEntry:

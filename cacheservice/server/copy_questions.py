@@ -19,11 +19,13 @@ _KIND = "replicate"
 
 
 class CopyQuestions:
-    """Made with what heads each request to a node."""
+    """Of one node, whose requests say which ring it has."""
 
-    def __init__(self, header: Callable[[str], peer_pb2.PeerHeader], clock: Clock) -> None:
-        self._header = header
+    def __init__(self, cluster_id: str, node_id: str, clock: Clock, ring_epoch: Callable[[], int]) -> None:
+        self._cluster_id = cluster_id
+        self._node_id = node_id
         self._clock = clock
+        self._ring_epoch = ring_epoch
 
     def of(self, node_id: str, changes: Sequence[Change], timeout_ms: int) -> Question:
         """Answered with the version of each that the node holds then, 0 where it refuses to; or with
@@ -38,7 +40,11 @@ class CopyQuestions:
     def _request(self, node_id: str, rows: list[Change]) -> peer_pb2.PeerServiceExchangeRequest:
         request = peer_pb2.PeerServiceExchangeRequest()
         replicate = request.replicate
-        replicate.header.CopyFrom(self._header(node_id))
+        header = replicate.header
+        header.cluster_id = self._cluster_id
+        header.from_node = self._node_id
+        header.to_node = node_id
+        header.ring_epoch = self._ring_epoch()
         copies.fill(replicate.copies, rows, self._clock.now_ms())
         return request
 

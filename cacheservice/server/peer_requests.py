@@ -44,6 +44,7 @@ class PeerRequests:
         slow: Mapping[str, Slow],
     ) -> None:
         self._node = node
+        self._ring_epoch = node.standing.ring_epoch
         self._gossip = gossip
         self._clock = clock
         self._admission = admission
@@ -90,7 +91,7 @@ class PeerRequests:
             raise ClusterIdMismatch.of(self._cluster_id, header.cluster_id)
         if header.to_node != self._node_id:
             raise NodeIdMismatch.of(self._node_id, header.to_node)
-        if header.ring_epoch != self._node.ring_epoch:
+        if header.ring_epoch != self._ring_epoch():
             self._gossip.peer_differs(header.from_node)
 
     def _begin_owned(self, request: peer_pb2.PeerServiceExchangeRequest) -> Begun:
@@ -173,7 +174,7 @@ class PeerRequests:
         self, request: peer_pb2.PeerServiceExchangeRequest, response: peer_pb2.PeerServiceExchangeResponse
     ) -> bytes:
         response.request_id = request.request_id
-        response.ring_epoch = self._node.ring_epoch
+        response.ring_epoch = self._ring_epoch()
         return response.SerializeToString()
 
     def _refused(self, request: peer_pb2.PeerServiceExchangeRequest, error: CacheServiceError) -> bytes:

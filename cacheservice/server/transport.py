@@ -50,7 +50,7 @@ class GrpcTransport:
         self._clock = clock
         self._ring_epoch = ring_epoch
         self._addresses: dict[str, str] = {}
-        self._copy_questions = CopyQuestions(self._header, clock)
+        self._copy_questions = CopyQuestions(cluster_id, node_id, clock, ring_epoch)
 
     def set_addresses(self, addresses: dict[str, str]) -> None:
         """Takes over the members' addresses by node id."""

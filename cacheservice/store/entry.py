@@ -8,9 +8,9 @@ their times of death do: `packed < dead_before(now)` is the whole test for expir
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
-from typing import NamedTuple
 
 _HEADER = Struct(">QQqB")
 _OPTIONS = Struct(">QQQH")
@@ -28,24 +28,52 @@ MAX_TIME = 2**63
 """The latest moment, in ms, that an entry may name."""
 
 
-class Entry(NamedTuple):
+@dataclass(slots=True, init=False)
+class Entry:
     """A value and what belongs to it. Times are those of Clock.now_ms, durations milliseconds."""
 
     value: bytes
     version: int
     created: int
     """When the value was written; negative when that was before this machine's clock began."""
-    expires: int = 0
+    expires: int
     """When it ceases to be fresh; 0 for never."""
-    stale_ms: int = 0
+    stale_ms: int
     """How long past `expires` it is still served, as stale."""
-    load_ms: int = 0
+    load_ms: int
     """How long its writer needed to load it."""
-    tags: tuple[str, ...] = ()
-    stale_if_error_ms: int = 0
+    tags: tuple[str, ...]
+    stale_if_error_ms: int
     """How long past `expires` it is kept for those who cannot load its value."""
-    absent: bool = False
+    absent: bool
     """Whether it says that there is no such value."""
+
+    def __init__(
+        self,
+        value: bytes,
+        version: int,
+        created: int,
+        expires: int = 0,
+        stale_ms: int = 0,
+        load_ms: int = 0,
+        tags: tuple[str, ...] = (),
+        stale_if_error_ms: int = 0,
+        absent: bool = False,
+    ) -> None:
+        self.value = value
+        self.version = version
+        self.created = created
+        self.expires = expires
+        self.stale_ms = stale_ms
+        self.load_ms = load_ms
+        self.tags = tags
+        self.stale_if_error_ms = stale_if_error_ms
+        self.absent = absent
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing beside the value, its version and its times."""
+        return not (self.stale_ms or self.load_ms or self.tags or self.stale_if_error_ms or self.absent)
 
     @property
     def kept_ms(self) -> int:
@@ -67,17 +95,17 @@ class Freshness(IntEnum):
 
 
 def pack(entry: Entry) -> bytes:
-    value, version, created, expires, stale_ms, load_ms, tags, stale_if_error_ms, absent = entry
-    if not (stale_ms or load_ms or tags or stale_if_error_ms or absent):
-        return _HEADER.pack(expires or _NEVER, version, created, 0) + value
-    tag_bytes = "\0".join(tags).encode()
-    flags = _HAS_OPTIONS | _IS_ABSENT if absent else _HAS_OPTIONS
+    expires = entry.expires
+    if entry.is_plain:
+        return _HEADER.pack(expires or _NEVER, entry.version, entry.created, 0) + entry.value
+    tag_bytes = "\0".join(entry.tags).encode()
+    flags = _HAS_OPTIONS | _IS_ABSENT if entry.absent else _HAS_OPTIONS
     return b"".join(
         (
-            _HEADER.pack(expires + entry.kept_ms if expires else _NEVER, version, created, flags),
-            _OPTIONS.pack(stale_ms, stale_if_error_ms, load_ms, len(tag_bytes)),
+            _HEADER.pack(expires + entry.kept_ms if expires else _NEVER, entry.version, entry.created, flags),
+            _OPTIONS.pack(entry.stale_ms, entry.stale_if_error_ms, entry.load_ms, len(tag_bytes)),
             tag_bytes,
-            value,
+            entry.value,
         )
     )
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from random import Random
 
@@ -333,8 +334,8 @@ def test_what_a_fence_covers_is_not_taken_in_and_takes_older_entries_with_it(at:
     tagged = Entry(b"w", old + 5, 0, tags=("t",))
     assert at.shard.merge(Change("user:1", old + 5, tagged)) == 0
     assert at.value("user:1") is None
-    assert at.shard.merge(Change("user:1", old + 10, tagged._replace(version=old + 10))) == 0
-    assert at.shard.merge(Change("user:1", old + 11, tagged._replace(version=old + 11))) == old + 11
+    assert at.shard.merge(Change("user:1", old + 10, replace(tagged, version=old + 10))) == 0
+    assert at.shard.merge(Change("user:1", old + 11, replace(tagged, version=old + 11))) == old + 11
 
 
 def test_writes_here_are_above_the_fences_that_cover_them(at: Fixture) -> None:

@@ -54,11 +54,11 @@ def expected(change: Change, later_ms: int) -> Change:
         # It is stale already; what is left of its windows counts from now.
         past = NOW - entry.expires
         stale_ms, kept_ms = max(0, entry.stale_ms - past), max(0, entry.stale_if_error_ms - past)
-        entry = entry._replace(expires=NOW, stale_ms=stale_ms, stale_if_error_ms=kept_ms)
+        entry = replace(entry, expires=NOW, stale_ms=stale_ms, stale_if_error_ms=kept_ms)
         shift = later_ms
     if entry is not None:
         expires = entry.expires + shift if entry.expires else 0
-        entry = entry._replace(created=entry.created + shift, expires=expires)
+        entry = replace(entry, created=entry.created + shift, expires=expires)
     return replace(change, entry=entry)
 
 
