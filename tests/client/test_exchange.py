@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 import pytest
 
-from cacheservice.client import Client
-from cacheservice.client.pending import MAX_KEYS, MAX_WAITING
+from cacheservice.client import Client, lane
+from cacheservice.client.pending import LEAST_KEYS, MAX_KEYS, MAX_WAITING
 from cacheservice.config import Settings
 from cacheservice.errors import (
     AnswerTooLarge,
@@ -359,6 +359,41 @@ async def routed_by(cache: Client, nodes: int) -> None:
         while len(cache.nodes.addresses) != nodes:
             await cache.get("a")
             await asyncio.sleep(0.01)
+
+
+async def test_more_reads_leave_for_one_of_several_nodes_when_they_are_worth_a_message(
+    play: Play, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "SLOW_SECONDS", 600)
+    teller = Teller()
+    node, address = await play(served, teller)
+    teller.tell(dict.fromkeys((address, (await play(served))[1]), MEMBER_STATE_ALIVE))
+    cache = await connect([address], timeout=20)
+    await routed_by(cache, 2)
+    placement = cache._watch.placement
+    assert placement is not None
+    keys = (key for key in map(str, itertools.count()) if placement.owners(key)[0] == address)
+    node.script = silence
+    node.requests.clear()
+    calls: list[asyncio.Task[Any]] = []
+
+    async def after_asking(count: int, sent: list[int]) -> None:
+        """So many reads more, and of how many each message then was."""
+        calls.extend(asyncio.create_task(cache.get(next(keys))) for _ in range(count))
+        async with asyncio.timeout(20):
+            while len(node.requests) < len(sent):
+                await asyncio.sleep(0.001)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert [len(request.get.keys) for request in node.requests] == sent
+
+    await after_asking(1, [1])
+    await after_asking(LEAST_KEYS - 1, [1])
+    await after_asking(1, [1, LEAST_KEYS])
+    await after_asking(LEAST_KEYS, [1, LEAST_KEYS, LEAST_KEYS])
+    await after_asking(2 * LEAST_KEYS, [1, LEAST_KEYS, LEAST_KEYS])
+    for call in calls:
+        call.cancel()
 
 
 async def test_proxy_routing_asks_the_target_alone(stack: AsyncExitStack, connect: Connect) -> None:

@@ -346,6 +346,20 @@ async def test_writes_of_one_key_that_overtake_each_other_are_all_confirmed(clus
         assert (unpack(entry).value, unpack(entry).version) == (b"later", later.version)
 
 
+async def test_when_the_caller_goes_another_node_still_stands_in_for_a_replica(cluster: Cluster) -> None:
+    key = key_owned_by("n2", "n3")
+    owner = cluster.nodes["n2"]
+    _, change = owner.shard.apply(Set(key, b"v"))
+    assert change is not None
+    cluster.down.add("n3")
+    copying = owner.owner.copies.within([change], TIMEOUT_MS)
+    copying.cancel()
+    async with asyncio.timeout(10):
+        while len(cluster.holders(key)) < 2:
+            await asyncio.sleep(0)
+    assert "n3" not in cluster.holders(key)
+
+
 async def test_an_owner_that_is_new_has_what_the_others_hold(cluster: Cluster) -> None:
     key, counter = key_owned_by("n2", "n3"), key_owned_by("n2", "n4")
     await cluster.execute("n1", Set(key, b"v", ttl_ms=5_000, tags=("t",)), Increment(counter, 41))
