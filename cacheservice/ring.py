@@ -12,14 +12,16 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import Final
 
 from xxhash import xxh3_64_intdigest
 
 DEFAULT_VIRTUAL_NODES = 256
 SLOTS = 1 << 14
-_SLOT_SHIFT = 64 - 14
+_SLOT_SHIFT: Final = 64 - 14
 _MAX_GROUPS = 1 << 16
-_NOT_LOOKED_AT, _DIFFERENT = 0, 1
+_NOT_LOOKED_AT: Final = 0
+_DIFFERENT: Final = 1
 
 
 @dataclass(frozen=True, slots=True, order=True)

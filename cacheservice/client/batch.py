@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from enum import Enum, auto
+from enum import IntEnum, auto
 from itertools import repeat
 from typing import Any
 
@@ -30,7 +30,7 @@ Times = tuple[float, float]
 """Until when the callers wait; and when another node is tried, if the one asked has not answered by then."""
 
 
-class Slot(Enum):
+class Slot(IntEnum):
     """What a node has only so many batches of at a time."""
 
     READS = auto()

@@ -11,7 +11,7 @@ from asyncio import Future
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from cacheservice.client.batch import Batch, HotReads, Reads, Removals, Times
 from cacheservice.client.gathering import Gathering, SharedReads, Singles, SingleWrites
@@ -20,17 +20,17 @@ from cacheservice.client.results import SetResult
 from cacheservice.client.waiting import SharedRows
 from cacheservice.errors import Overloaded
 
-MAX_KEYS = 1_000
+MAX_KEYS: Final = 1_000
 """Of a batch that gathers the operations of many callers."""
 ANSWER_BYTES = 240 * 1024
 """Of the answer to reads of many keys, as far as it can be foreseen: buffers of more are new to the process
 each time, and the system takes longer to provide them than the values take to be copied."""
-MAX_WAITING = 256
+MAX_WAITING: Final = 256
 """Batches of many callers' operations that wait for a node that takes none."""
-LEAST_KEYS = 16
+LEAST_KEYS: Final = 16
 """Fewer are not parted: a batch costs as much as some fifty keys."""
 _KINDS_OF_READS = 3
-MAX_VALUE_BYTES = 1024 * 1024
+MAX_VALUE_BYTES: Final = 1024 * 1024
 """Of the values written in such a batch, but for the last."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from hpack import Decoder, Encoder
 from hpack.exceptions import HPACKError
@@ -20,13 +21,13 @@ from cacheservice.http2.stream import (
     Unreadable,
 )
 
-WINDOW_OF_ALL_BYTES = 4 * WINDOW_BYTES
+WINDOW_OF_ALL_BYTES: Final = 4 * WINDOW_BYTES
 """That the other side may send on all streams together before it is told that it arrived."""
 MAX_STREAMS = 1_000
 """That the other side may have open at a time."""
 MAX_HEADER_BYTES = 16_384
 """Of a call's headers, as RFC 9113 counts them; a call with more is refused."""
-MAX_BLOCK_BYTES = 65_536
+MAX_BLOCK_BYTES: Final = 65_536
 """Of headers as they travel, and of what they stand for: more costs the connection."""
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """That wait on all streams for the other side to take them; as long as there are more no stream is opened."""
@@ -34,13 +35,13 @@ MAX_IDLE_FRAMES = 10_000
 """Frames that ask for an answer or end a stream, between two ticks and without a message: more are an attack
 (CVE-2019-9512, CVE-2023-44487)."""
 
-_LARGE_BYTES = 4_096
-_LARGE_PART = 16
+_LARGE_BYTES: Final = 4_096
+_LARGE_PART: Final = 16
 """From so many bytes on it costs less to refer to a part of what came in than to copy it; but that keeps all
 of it in memory, of which it should be a sixteenth at least."""
 
-_KNOWN = frozenset(int(kind) for kind in Kind)
-_OF_THE_CONNECTION = frozenset((int(Kind.SETTINGS), int(Kind.PING), int(Kind.GOAWAY)))
+_KNOWN = frozenset(range(Kind.CONTINUATION + 1))
+_OF_THE_CONNECTION = frozenset((Kind.SETTINGS, Kind.PING, Kind.GOAWAY))
 """Kinds that have no stream; WINDOW_UPDATE may have one, all others have."""
 
 Write = Callable[[bytes], object]

@@ -21,19 +21,19 @@ LARGEST_FRAME: Final = 2**24 - 1
 """That can be written in a header."""
 
 
-class Kind(IntEnum):
-    """What a frame is for; those of any other kind are to be ignored."""
+class Kind:
+    """What a frame is for; those of any other kind are to be ignored. Plain numbers, as those of Flag."""
 
-    DATA = 0
-    HEADERS = 1
-    PRIORITY = 2
-    RST_STREAM = 3
-    SETTINGS = 4
-    PUSH_PROMISE = 5
-    PING = 6
-    GOAWAY = 7
-    WINDOW_UPDATE = 8
-    CONTINUATION = 9
+    DATA: Final = 0
+    HEADERS: Final = 1
+    PRIORITY: Final = 2
+    RST_STREAM: Final = 3
+    SETTINGS: Final = 4
+    PUSH_PROMISE: Final = 5
+    PING: Final = 6
+    GOAWAY: Final = 7
+    WINDOW_UPDATE: Final = 8
+    CONTINUATION: Final = 9
 
 
 class Flag:

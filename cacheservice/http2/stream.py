@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cacheservice.http2.frames import (
     FIRST_WINDOW,
@@ -21,15 +21,15 @@ from cacheservice.http2.frames import (
 if TYPE_CHECKING:
     from cacheservice.http2.connection import Connection
 
-WINDOW_BYTES = 4 * 1024 * 1024
+WINDOW_BYTES: Final = 4 * 1024 * 1024
 """That the other side may send on a stream before it is told that what came was taken."""
-ACKNOWLEDGED_BYTES = WINDOW_BYTES // 4
+ACKNOWLEDGED_BYTES: Final = WINDOW_BYTES // 4
 """Taken before the other side is told so."""
-MAX_PARTS = 1_024
+MAX_PARTS: Final = 1_024
 """Of a message that has not arrived as a whole, unless they are larger than this many bytes on average."""
-MESSAGE_HEADER_BYTES = 5
+MESSAGE_HEADER_BYTES: Final = 5
 """Of a gRPC message: whether it is compressed, and its length."""
-COPIED_BYTES = 16_384
+COPIED_BYTES: Final = 16_384
 """Of a message that is sent as one piece with its headers: more costs less in two."""
 
 _GZIP = zlib.MAX_WBITS | 16

@@ -136,7 +136,7 @@ class Shard:
             self.hot.count(sampled, now)
         found = self.store.get_many(keys, now)
         plain = plain_values(found)
-        others = [row for row, value in enumerate(plain) if value is None] if None in plain else ()
+        others = [row for row, value in enumerate(plain) if value is None] if not all(plain) else ()
         reads = Reads([_HIT] * len(found), cast("list[bytes]", plain))
         far = EARLIEST_LOADS * self._most_early_refresh
         for row in others:

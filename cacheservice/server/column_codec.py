@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import compress
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 from cacheservice.errors import AnswerTooLarge, CacheServiceError, InvalidArgument
 from cacheservice.limits import MAX_KEY_BYTES, MAX_TTL_SECONDS
@@ -19,9 +19,9 @@ Cell = TypeVar("Cell")
 ReadRow = tuple[int, bytes, int, int, int, CacheServiceError | None]
 WrittenRow = tuple[int, int, CacheServiceError | None]
 
-_MAX_TTL_MS = round(MAX_TTL_SECONDS * 1_000)
-_MAX_PLAIN_LENGTH = MAX_KEY_BYTES // 4
-_FRAMING_BYTES = 64
+_MAX_TTL_MS: Final = round(MAX_TTL_SECONDS * 1_000)
+_MAX_PLAIN_LENGTH: Final = MAX_KEY_BYTES // 4
+_FRAMING_BYTES: Final = 64
 """What one key's row of an answer takes at most beside its value."""
 
 

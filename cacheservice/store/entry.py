@@ -11,17 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
+from typing import Final
 
 _HEADER = Struct(">QQqB")
 _OPTIONS = Struct(">QQQH")
 _TIME = Struct(">Q")
-_HEADER_SIZE = _HEADER.size
-_OPTIONS_END = _HEADER_SIZE + _OPTIONS.size
-_HAS_OPTIONS = 1
-_IS_ABSENT = 2
+_HEADER_SIZE: Final = _HEADER.size
+_OPTIONS_END: Final = _HEADER_SIZE + _OPTIONS.size
+_HAS_OPTIONS: Final = 1
+_IS_ABSENT: Final = 2
 _NEVER = 2**64 - 1
 
-FLAGS = _HEADER.size - 1
+FLAGS: Final = _HEADER.size - 1
 """Where in a packed entry a byte says whether there is more than the header and the value; 0 for no."""
 
 MAX_TIME = 2**63

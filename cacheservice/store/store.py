@@ -159,12 +159,12 @@ class Store:
         # For one segment no bit is left, which is beyond a machine integer; the sign does as well.
         shift: i64 = min(self._shift, HASH_BITS - 1)
         below: i64 = self.curve.below
-        is_sampled = False
+        sampled: list[int] = []
         policies: list[EvictionPolicy] = []
         for key in keys:
             position: i64 = hash(key)
             if position < below:
-                is_sampled = True
+                sampled.append(len(policies))
             policies.append(segments[position >> shift].policy)
         found = self._get_many(policies, keys)
         # Built-ins that look at all are the quickest way to see that there is nothing to do for any.
@@ -173,10 +173,8 @@ class Store:
             unfound = self._drop_dead(keys, found, dead)
         self.stats.misses += unfound
         self.stats.hits += len(keys) - unfound
-        if is_sampled:
-            for place, key in enumerate(keys):
-                if hash(key) < self.curve.below:
-                    self.curve.get(key, found[place], dead)
+        for place in sampled:
+            self.curve.get(keys[place], found[place], dead)
         return found
 
     def _drop_dead(self, keys: Sequence[str], found: list[bytes | None], dead: bytes) -> int:

@@ -47,7 +47,7 @@ class Client:
     def message(self, content: bytes, number: int = 1) -> None:
         self.send(frame(Kind.DATA, 0, number, b"\0" + len(content).to_bytes(4) + content))
 
-    async def heard(self, kind: Kind) -> bytes:
+    async def heard(self, kind: int) -> bytes:
         """The payload of the next frame of the kind."""
         async with asyncio.timeout(20):
             while True:
