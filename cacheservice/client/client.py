@@ -11,8 +11,6 @@ from typing import Any, Generic, Literal, TypeVar, overload
 from cacheservice.certificates import Certificates, Tls
 from cacheservice.client.arguments import (
     checked_int64,
-    checked_key,
-    checked_keys,
     checked_milliseconds,
     checked_text,
     checked_uint32,
@@ -26,6 +24,7 @@ from cacheservice.client.codecs import Codec, Value
 from cacheservice.client.exchange import Exchange
 from cacheservice.client.hedging import Hedging
 from cacheservice.client.hot_keys import HotKeys
+from cacheservice.client.keys import checked_key, checked_keys
 from cacheservice.client.leased import Found, LeasedCopies, LeasedReads
 from cacheservice.client.loads import Loads
 from cacheservice.client.near_cache import NearCache

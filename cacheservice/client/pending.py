@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from cacheservice.client.batch import Batch, HotReads, Reads, Removals, Times
+from cacheservice.client.batch import Batch, HotReads, Reads, Removals, Slot, Times
 from cacheservice.client.gathering import Gathering, SharedReads, Singles, SingleWrites
 from cacheservice.client.leased import Found, GiveBack, LeasedReads, Sharers
 from cacheservice.client.results import SetResult
@@ -81,7 +81,10 @@ class Pending:
 
     @property
     def reads(self) -> int:
-        """How many keys are to be read for single callers, and may be joined by more."""
+        """How many keys single callers would read with what leaves next."""
+        if self._small:
+            first = self._small[0]
+            return len(first.keys) if first.slot == Slot.READS else 0
         return len(self._reads.keys) + len(self._hot.rows) + len(self._leased.rows)
 
     def read(self, key: str) -> Future[bytes | None]:

@@ -11,11 +11,11 @@ from weakref import finalize
 
 from cacheservice.certificates import Tls
 from cacheservice.client import forking, sync_read_through
-from cacheservice.client.arguments import checked_key, checked_keys
 from cacheservice.client.background import Background, Call
 from cacheservice.client.cached import Arguments, Cached, KeyTemplates
 from cacheservice.client.client import Client, ReadPreference, Routing
 from cacheservice.client.codecs import Codec, Value
+from cacheservice.client.keys import checked_key, checked_keys
 from cacheservice.client.loads import Terms
 from cacheservice.client.near_cache import NearCache
 from cacheservice.client.observed import observe_sync

@@ -21,7 +21,7 @@ from cacheservice.http2.stream import (
     Unreadable,
 )
 
-WINDOW_OF_ALL_BYTES: Final = 4 * WINDOW_BYTES
+WINDOW_OF_ALL_BYTES = 4 * WINDOW_BYTES
 """That the other side may send on all streams together before it is told that it arrived."""
 MAX_STREAMS = 1_000
 """That the other side may have open at a time."""

@@ -21,9 +21,9 @@ from cacheservice.http2.frames import (
 if TYPE_CHECKING:
     from cacheservice.http2.connection import Connection
 
-WINDOW_BYTES: Final = 4 * 1024 * 1024
+WINDOW_BYTES = 4 * 1024 * 1024
 """That the other side may send on a stream before it is told that what came was taken."""
-ACKNOWLEDGED_BYTES: Final = WINDOW_BYTES // 4
+ACKNOWLEDGED_BYTES = WINDOW_BYTES // 4
 """Taken before the other side is told so."""
 MAX_PARTS: Final = 1_024
 """Of a message that has not arrived as a whole, unless they are larger than this many bytes on average."""

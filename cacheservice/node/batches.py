@@ -21,10 +21,10 @@ class Batches:
     """Reads, plain writes and removals of many keys at a time, for whoever sends such batches to `node`."""
 
     def __init__(self, node: Node) -> None:
-        self.own = OwnBatches(node)
+        self._own = OwnBatches(node)
         self._node = node
         self._standing = node.standing
-        self._spread = SpreadBatches(node, self.own)
+        self._spread = SpreadBatches(node, self._own)
 
     def get(
         self,
@@ -38,7 +38,7 @@ class Batches:
     ) -> Soon[Reads]:
         """With `lease` the callers would load what is missing, and would wait for others who do."""
         if not (lease and (wait_ms or self._standing.refusal())):
-            reads = self.own.get(keys, values_only=values_only, lease=lease)
+            reads = self._own.get(keys, values_only=values_only, lease=lease)
             if reads is not None:
                 return reads
         if nearest and not lease and self._node.may_read(keys):
@@ -59,13 +59,13 @@ class Batches:
     ) -> Soon[Writes]:
         """`ttl_ms` and `stale_ms` are as long as the keys, or have one element for all, or none for 0."""
         rows = rows_of(keys, values, ttl_ms, stale_ms)
-        done = self.own.set(rows, timeout_ms)
+        done = self._own.set(rows, timeout_ms)
         if done is not None:
             return done
         return Later(create_task(self._spread.set(rows, timeout_ms)))
 
     def delete(self, keys: Sequence[str], timeout_ms: int) -> Soon[Removals]:
-        done = self.own.delete(keys, timeout_ms)
+        done = self._own.delete(keys, timeout_ms)
         if done is not None:
             return done
         return Later(create_task(self._spread.delete(list(map(Delete, keys)), timeout_ms)))

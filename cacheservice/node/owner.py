@@ -73,7 +73,6 @@ class Owner:
             self.replicator,
             self.mend,
         )
-        self._clock = clock
         self._transport = transport
         self._peers = peers
         self._standing = standing

@@ -84,13 +84,14 @@ class Replicator:
         self, sending: _Sending, node_id: str, positions: list[int], answer: asyncio.Future[list[int]]
     ) -> None:
         error = asyncio.CancelledError() if answer.cancelled() else answer.exception()
-        if error is None:
+        versions = answer.result() if error is None else []
+        if len(versions) == len(positions):
             self._peers.answered(node_id)
-            self._confirmed(sending, positions, answer.result())
+            self._confirmed(sending, positions, versions)
         else:
             if isinstance(error, PeerUnreachable):
                 self._peers.failed(error, sending.timeout_ms)
-            elif not sending.done.done():
+            elif error is not None and not sending.done.done():
                 sending.done.set_exception(error)
             self._missed(sending, node_id, positions)
         sending.left -= 1

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from cacheservice.config import Settings
 from cacheservice.errors import CacheServiceError, InvalidArgument
-from cacheservice.node.batches import Batches
 from cacheservice.node.columns import Errors, Reads, Removals, Writes
 from cacheservice.node.later import Later, Soon
 from cacheservice.server import column_codec as codec
@@ -30,6 +29,32 @@ def requests(message: pb.ExchangeRequest) -> Iterator[pb.ExchangeRequest]:
         yield from requests(further)
 
 
+class Doer(Protocol):
+    """Who does batches; see `Batches`."""
+
+    def get(
+        self,
+        keys: list[str],
+        timeout_ms: int,
+        *,
+        values_only: bool,
+        nearest: bool,
+        lease: bool,
+        wait_ms: int,
+    ) -> Soon[Reads]: ...
+
+    def set(
+        self,
+        keys: Sequence[str],
+        values: Sequence[bytes],
+        ttl_ms: Sequence[int],
+        stale_ms: Sequence[int],
+        timeout_ms: int,
+    ) -> Soon[Writes]: ...
+
+    def delete(self, keys: Sequence[str], timeout_ms: int) -> Soon[Removals]: ...
+
+
 class Encoded:
     """A response, and what was read, which is to be appended to it."""
 
@@ -45,7 +70,7 @@ class Exchange:
     """Answers batches; `begin` is what a stream calls for each."""
 
     def __init__(
-        self, batches: Batches, admission: Admission, settings: Settings, ring_epoch: Callable[[], int]
+        self, batches: Doer, admission: Admission, settings: Settings, ring_epoch: Callable[[], int]
     ) -> None:
         self._batches = batches
         self._admission = admission

@@ -25,6 +25,7 @@ class SlowTransport(NoTransport):
         self.fails = False
         self.defect: Exception | None = None
         self.answered = 0
+        self.lacks = 0
         self.started = asyncio.Event()
         self.let_go = asyncio.Event()
 
@@ -38,7 +39,7 @@ class SlowTransport(NoTransport):
         self.answered += 1
         if self.fails:
             raise PeerUnreachable(node_id, "fails", maybe_done=True)
-        return [change.version for change in changes]
+        return [change.version for change in changes[self.lacks :]]
 
 
 def change(key: str, version: int) -> Change:
@@ -103,6 +104,18 @@ async def test_when_the_caller_goes_the_copies_go_on(
             await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert sorted(replicator.hints.nodes()) == ([] if answers else targets)
+
+
+async def test_an_answer_that_lacks_versions_is_none(
+    transport: SlowTransport, replicator: Replicator
+) -> None:
+    transport.lacks = 1
+    transport.let_go.set()
+    changes = [change("k", 1), change("l", 2)]
+    async with asyncio.timeout(10):
+        copies = await replicator.replicate(changes, [["n2"], ["n2"]], 100)
+    assert copies == [Copies(missed=("n2",))] * 2
+    assert replicator.hints.nodes() == ["n2"]
 
 
 async def test_what_is_no_answer_at_all_is_the_writers_error_and_the_replica_is_hinted(
