@@ -40,7 +40,6 @@ _LARGE_PART: Final = 16
 """From so many bytes on it costs less to refer to a part of what came in than to copy it; but that keeps all
 of it in memory, of which it should be a sixteenth at least."""
 
-_KNOWN = frozenset(range(Kind.CONTINUATION + 1))
 _OF_THE_CONNECTION = frozenset((Kind.SETTINGS, Kind.PING, Kind.GOAWAY))
 """Kinds that have no stream; WINDOW_UPDATE may have one, all others have."""
 
@@ -306,7 +305,11 @@ class Connection:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "headers that were not continued")
         if not self.is_ready and kind != Kind.SETTINGS:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "no SETTINGS at first")
-        if bool(stream) == (kind in _OF_THE_CONNECTION) and kind != Kind.WINDOW_UPDATE and kind in _KNOWN:
+        if (
+            bool(stream) == (kind in _OF_THE_CONNECTION)
+            and kind != Kind.WINDOW_UPDATE
+            and kind <= Kind.CONTINUATION
+        ):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"a frame of kind {kind} for stream {stream}")
         match kind:
             case Kind.HEADERS:

@@ -2,7 +2,7 @@
 
 Where `errors` has one, by position from 0, the other columns have their zero.
 
-These classes have an `__init__` of their own since it is compiled, while that of a dataclass is not.
+Reads and Writes have an `__init__` of their own since it is compiled, while that of a dataclass is not.
 """
 
 from __future__ import annotations

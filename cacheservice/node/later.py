@@ -35,3 +35,10 @@ class Later(Generic[Result_co]):
 
 Soon: TypeAlias = Result | Later[Result]
 """A result, or one that waits for other nodes."""
+
+
+def then(soon: Soon[Result], step: Callable[[Result], Other]) -> Soon[Other]:
+    """What `step` makes of the result, now or later."""
+    if isinstance(soon, Later):
+        return soon.then(step)
+    return step(soon)

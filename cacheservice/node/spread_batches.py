@@ -7,10 +7,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from cacheservice.node.columns import Reads, Removals, Row, Writes
-from cacheservice.node.later import Later
+from cacheservice.node.later import Later, Result, Soon
 from cacheservice.node.node import Node
 from cacheservice.node.operations import Get, Operation, Set
 from cacheservice.node.own_batches import OwnBatches
+
+
+async def there(soon: Soon[Result]) -> Result:
+    """The result, when it is there."""
+    if isinstance(soon, Later):
+        await soon.future
+        return soon.result()
+    return soon
 
 
 class SpreadBatches:
@@ -58,13 +66,10 @@ class SpreadBatches:
 
         async def ask(owner: str, positions: list[int]) -> list[int]:
             some = [rows[position] for position in positions]
-            if owner != self._node.node_id:
-                part = await self._node.forwards.write(owner, some, timeout_ms)
-            elif isinstance(soon := self._own.set(some, timeout_ms), Later):
-                await soon.future
-                part = soon.result()
+            if owner == self._node.node_id:
+                part = await there(self._own.set(some, timeout_ms))
             else:
-                part = soon
+                part = await self._node.forwards.write(owner, some, timeout_ms)
             if part is None:
                 return positions
             writes.put(positions, part)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from cacheservice.clock import Clock
 from cacheservice.node.operations import Change
 from cacheservice.node.transport import PeerUnreachable
 from cacheservice.server import copies
+from cacheservice.server.peer_header import PeerHeaders
 from cacheservice.server.questions import Question, unreachable
 from cacheservice.v1 import peer_pb2
 
@@ -19,13 +20,11 @@ _KIND = "replicate"
 
 
 class CopyQuestions:
-    """Of one node, whose requests say which ring it has."""
+    """Made with what heads each request to a node."""
 
-    def __init__(self, cluster_id: str, node_id: str, clock: Clock, ring_epoch: Callable[[], int]) -> None:
-        self._cluster_id = cluster_id
-        self._node_id = node_id
+    def __init__(self, headers: PeerHeaders, clock: Clock) -> None:
+        self._headers = headers
         self._clock = clock
-        self._ring_epoch = ring_epoch
 
     def of(self, node_id: str, changes: Sequence[Change], timeout_ms: int) -> Question:
         """Answered with the version of each that the node holds then, 0 where it refuses to; or with
@@ -40,11 +39,7 @@ class CopyQuestions:
     def _request(self, node_id: str, rows: list[Change]) -> peer_pb2.PeerServiceExchangeRequest:
         request = peer_pb2.PeerServiceExchangeRequest()
         replicate = request.replicate
-        header = replicate.header
-        header.cluster_id = self._cluster_id
-        header.from_node = self._node_id
-        header.to_node = node_id
-        header.ring_epoch = self._ring_epoch()
+        self._headers.fill(replicate.header, node_id)
         copies.fill(replicate.copies, rows, self._clock.now_ms())
         return request
 

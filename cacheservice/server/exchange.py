@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from cacheservice.config import Settings
 from cacheservice.errors import CacheServiceError, InvalidArgument
 from cacheservice.node.columns import Errors, Reads, Removals, Writes
-from cacheservice.node.later import Later, Soon
+from cacheservice.node.later import Later, Soon, then
 from cacheservice.server import column_codec as codec
 from cacheservice.server.admission import Admission
 from cacheservice.server.appended import with_reads
@@ -160,9 +160,7 @@ def _encode_removals(removals: Removals) -> Encoded:
 
 def _then(result: Soon[Result], refused: Errors, encode: Callable[[Result], Encoded]) -> Soon[Encoded]:
     """The response, with the refused rows in their places."""
-    if isinstance(result, Later):
-        return result.then(partial(_encoded, refused, encode))
-    return _encoded(refused, encode, result)
+    return then(result, partial(_encoded, refused, encode))
 
 
 def _encoded(refused: Errors, encode: Callable[[Any], Encoded], result: Any) -> Encoded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cacheservice.config import Settings
 from cacheservice.errors import CacheServiceError, InvalidArgument, WrongOwner
 from cacheservice.node.columns import Errors, rows_of
-from cacheservice.node.later import Later, Soon
+from cacheservice.node.later import Soon, then
 from cacheservice.node.own_batches import OwnBatches
 from cacheservice.server import column_codec as codec
 from cacheservice.server.decode import Bounds
@@ -38,7 +38,7 @@ class OwnedBatches:
                 writes = self._batches.set(rows, timeout_ms)
                 if writes is None:
                     return _wrong_owner()
-                return writes.then(codec.writes) if isinstance(writes, Later) else codec.writes(writes)
+                return then(writes, codec.writes)
             case _:
                 raise InvalidArgument.of("batch", "a get or a set", "neither")
 

@@ -11,7 +11,7 @@ from typing import Any
 from cacheservice.clock import Clock
 from cacheservice.config import Settings
 from cacheservice.errors import CacheServiceError, ClusterIdMismatch, InvalidArgument, NodeIdMismatch
-from cacheservice.node.later import Later
+from cacheservice.node.later import Later, then
 from cacheservice.node.node import Node
 from cacheservice.node.operations import Change
 from cacheservice.server import copies, decode, peer_codec
@@ -98,9 +98,10 @@ class PeerRequests:
         self.check(request.owned.header)
         self._admission.check_open()
         done = self._owned.begin(request.owned.batch, request.timeout_ms or self._default_timeout_ms)
-        if isinstance(done, Later):
-            return self._pending(request, done.then(_owned))
-        return self._addressed(request, _owned(done))
+        answer = then(done, _owned)
+        if isinstance(answer, Later):
+            return self._pending(request, answer)
+        return self._addressed(request, answer)
 
     def _pending(self, request: peer_pb2.PeerServiceExchangeRequest, later: Later[_Answer]) -> Pending:
         answer, refused = partial(self._addressed, request), partial(self._refused, request)

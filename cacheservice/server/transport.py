@@ -17,6 +17,7 @@ from cacheservice.server import column_codec, copies, peer_codec
 from cacheservice.server.channels import PeerChannels
 from cacheservice.server.copy_questions import CopyQuestions
 from cacheservice.server.decode import Bounds
+from cacheservice.server.peer_header import PeerHeaders
 from cacheservice.server.questions import Question, StreamEnded, unreachable
 from cacheservice.v1 import cache_pb2, peer_pb2
 
@@ -44,13 +45,11 @@ class GrpcTransport:
         bounds: Bounds,
     ) -> None:
         self._bounds = bounds
-        self._cluster_id = cluster_id
-        self._node_id = node_id
         self._channels = channels
         self._clock = clock
-        self._ring_epoch = ring_epoch
         self._addresses: dict[str, str] = {}
-        self._copy_questions = CopyQuestions(cluster_id, node_id, clock, ring_epoch)
+        self._headers = PeerHeaders(cluster_id, node_id, ring_epoch)
+        self._copy_questions = CopyQuestions(self._headers, clock)
 
     def set_addresses(self, addresses: dict[str, str]) -> None:
         """Takes over the members' addresses by node id."""
@@ -67,7 +66,7 @@ class GrpcTransport:
     ) -> list[Answer]:
         def to_request(rows: list[peer_pb2.Operation]) -> peer_pb2.PeerServiceExchangeRequest:
             forward = peer_pb2.ForwardRequest(
-                header=self._header(node_id), hops_left=hops_left, unreachable=tried, operations=rows
+                header=self._headers.to(node_id), hops_left=hops_left, unreachable=tried, operations=rows
             )
             return peer_pb2.PeerServiceExchangeRequest(forward=forward)
 
@@ -120,7 +119,7 @@ class GrpcTransport:
         return column_codec.writes_of(written) if written else None
 
     def _owned(self, node_id: str, batch: cache_pb2.ExchangeRequest) -> peer_pb2.PeerServiceExchangeRequest:
-        request = peer_pb2.OwnedRequest(header=self._header(node_id), batch=batch)
+        request = peer_pb2.OwnedRequest(header=self._headers.to(node_id), batch=batch)
         return peer_pb2.PeerServiceExchangeRequest(owned=request)
 
     def replicate(
@@ -138,7 +137,9 @@ class GrpcTransport:
     ) -> list[Change]:
         def to_request(rows: list[str]) -> peer_pb2.PeerServiceExchangeRequest:
             return peer_pb2.PeerServiceExchangeRequest(
-                fetch=peer_pb2.FetchRequest(header=self._header(node_id), keys=rows, known_versions=versions)
+                fetch=peer_pb2.FetchRequest(
+                    header=self._headers.to(node_id), keys=rows, known_versions=versions
+                )
             )
 
         question = Question("", list(keys), 0, timeout_ms, to_request, _fetch_rows)
@@ -153,7 +154,7 @@ class GrpcTransport:
     async def held(self, node_id: str, keys: Sequence[str], *, timeout_ms: int) -> list[int]:
         def to_request(rows: list[str]) -> peer_pb2.PeerServiceExchangeRequest:
             return peer_pb2.PeerServiceExchangeRequest(
-                held=peer_pb2.HeldRequest(header=self._header(node_id), keys=rows)
+                held=peer_pb2.HeldRequest(header=self._headers.to(node_id), keys=rows)
             )
 
         question = Question("", list(keys), 0, timeout_ms, to_request, _held_rows)
@@ -164,7 +165,7 @@ class GrpcTransport:
     ) -> list[int]:
         def to_request(rows: list[Change]) -> peer_pb2.PeerServiceExchangeRequest:
             request = peer_pb2.PeerServiceExchangeRequest()
-            request.hand_over.header.CopyFrom(self._header(node_id))
+            self._headers.fill(request.hand_over.header, node_id)
             request.hand_over.if_room = if_room
             copies.fill(request.hand_over.copies, rows, self._clock.now_ms())
             return request
@@ -174,7 +175,7 @@ class GrpcTransport:
 
     async def handed_over(self, node_id: str, ring_epoch: int, absences: int, *, timeout_ms: int) -> None:
         def to_request(_: list[object]) -> peer_pb2.PeerServiceExchangeRequest:
-            header = self._header(node_id)
+            header = self._headers.to(node_id)
             header.ring_epoch = ring_epoch
             return peer_pb2.PeerServiceExchangeRequest(
                 handed_over=peer_pb2.HandedOverRequest(header=header, absences=absences)
@@ -186,7 +187,7 @@ class GrpcTransport:
     async def reading(self, node_id: str, *, timeout_ms: int) -> int:
         def to_request(_: list[object]) -> peer_pb2.PeerServiceExchangeRequest:
             return peer_pb2.PeerServiceExchangeRequest(
-                reading=peer_pb2.ReadingRequest(header=self._header(node_id))
+                reading=peer_pb2.ReadingRequest(header=self._headers.to(node_id))
             )
 
         question = Question("", [], 0, timeout_ms, to_request, lambda response: [response.reading.version])
@@ -196,7 +197,7 @@ class GrpcTransport:
     async def invalidate(self, node_id: str, fences: Sequence[Fence], *, timeout_ms: int) -> int:
         def to_request(rows: list[peer_pb2.Fence]) -> peer_pb2.PeerServiceExchangeRequest:
             return peer_pb2.PeerServiceExchangeRequest(
-                invalidate=peer_pb2.InvalidateRequest(header=self._header(node_id), fences=rows)
+                invalidate=peer_pb2.InvalidateRequest(header=self._headers.to(node_id), fences=rows)
             )
 
         rows = list(map(peer_codec.fence_to_proto, fences))
@@ -209,7 +210,7 @@ class GrpcTransport:
     async def fences(self, node_id: str, *, timeout_ms: int) -> list[Fence]:
         def to_request(_: list[object]) -> peer_pb2.PeerServiceExchangeRequest:
             return peer_pb2.PeerServiceExchangeRequest(
-                fences=peer_pb2.FencesRequest(header=self._header(node_id))
+                fences=peer_pb2.FencesRequest(header=self._headers.to(node_id))
             )
 
         question = Question("", [], 0, timeout_ms, to_request, lambda response: list(response.fences.fences))
@@ -224,7 +225,7 @@ class GrpcTransport:
         def to_request(_: list[object]) -> peer_pb2.PeerServiceExchangeRequest:
             return peer_pb2.PeerServiceExchangeRequest(
                 scan=peer_pb2.ScanNodeRequest(
-                    header=self._header(node_id), scan=request, unreachable=unreachable
+                    header=self._headers.to(node_id), scan=request, unreachable=unreachable
                 )
             )
 
@@ -248,14 +249,6 @@ class GrpcTransport:
             return await self._channels.stream(address, purpose).ask(question)
         except (StreamEnded, TimeoutError, CacheServiceError) as error:
             raise unreachable(node_id, error, was_sent=question.was_sent) from None
-
-    def _header(self, node_id: str) -> peer_pb2.PeerHeader:
-        return peer_pb2.PeerHeader(
-            cluster_id=self._cluster_id,
-            from_node=self._node_id,
-            to_node=node_id,
-            ring_epoch=self._ring_epoch(),
-        )
 
 
 def _forward_rows(response: peer_pb2.PeerServiceExchangeResponse) -> list[peer_pb2.OperationResult]:

@@ -13,10 +13,10 @@ from cacheservice.errors import EntryTooLarge, NoOwnerReachable
 from cacheservice.node.batches import Batches
 from cacheservice.node.columns import Reads, Removals, Writes
 from cacheservice.node.operations import Answer, Change, Delete, Get, GetOutcome, Operation, Set
+from cacheservice.node.spread_batches import there
 from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember
 from cacheservice.store import Entry
-from tests.node.soon import there
 from tests.node.test_node import NAMES, RING, TIMEOUT_MS, Cluster, key_owned_by, outsider
 
 KEYS = [key_owned_by(first, second) for first in NAMES for second in NAMES if first != second]

@@ -9,10 +9,10 @@ from cacheservice.node.columns import Reads
 from cacheservice.node.later import Later
 from cacheservice.node.node import NodeConfig
 from cacheservice.node.operations import Answer, Get, GetOutcome, GetResult, Set
+from cacheservice.node.spread_batches import there
 from cacheservice.node.standing import DOUBT_MS, STILL_MS
 from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember
-from tests.node.soon import there
 from tests.node.test_node import RING as WITHOUT_ZONES
 from tests.node.test_node import TIMEOUT_MS, Cluster
 

@@ -35,12 +35,12 @@ from cacheservice.node.operations import (
 )
 from cacheservice.node.own_batches import OwnBatches
 from cacheservice.node.shard import Shard
+from cacheservice.node.spread_batches import there
 from cacheservice.node.transport import PeerUnreachable
 from cacheservice.node.view import View
 from cacheservice.ring import Ring, RingMember
 from cacheservice.store import Entry, Store, unpack
 from tests.node.no_transport import NoTransport
-from tests.node.soon import there
 
 NAMES = ("n1", "n2", "n3", "n4")
 RING = Ring([RingMember(name) for name in NAMES])

@@ -22,7 +22,7 @@ from cacheservice.node.operations import (
     SetResult,
 )
 from cacheservice.node.shard import MAX_TOMBSTONE_BYTES, TOMBSTONE_BYTES
-from tests.node.soon import there
+from cacheservice.node.spread_batches import there
 from tests.simulation.world import SimNode, World
 
 TIMEOUT_MS = 5_000

@@ -34,11 +34,11 @@ from cacheservice.node.node import Node, NodeConfig
 from cacheservice.node.operations import Answer, Change, Operation
 from cacheservice.node.own_batches import OwnBatches
 from cacheservice.node.shard import Shard
+from cacheservice.node.spread_batches import there
 from cacheservice.node.transport import PeerUnreachable
 from cacheservice.node.view import ViewBuilder
 from cacheservice.ring import Ring
 from cacheservice.store import Store
-from tests.node.soon import there
 
 JOIN_SECONDS = 5.0
 WALL_START_MS = 1_700_000_000_000
